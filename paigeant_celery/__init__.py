@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
+    from paigeant_celery.client.documents import (
+        diff_documents,
+        dispatch_document,
+        dispatch_document_sync,
+        export_document,
+        export_document_sync,
+        lint_document,
+    )
+    from paigeant_celery.client.edits import EditedWorkflow, edit_workflow, edit_workflow_sync
     from paigeant_celery.client.handle import WorkflowHandle
     from paigeant_celery.client.inbox import Inbox
     from paigeant_celery.client.queries import (
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
         BranchStatus,
         GivenAnswer,
         PendingWait,
+        Runner,
         WaitingFor,
         WorkflowResult,
         WorkflowStatus,
@@ -45,6 +55,9 @@ if TYPE_CHECKING:
     from paigeant_celery.core.block_steps import for_each, parallel, sub_workflow
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
+    from paigeant_celery.core.document_changes import DocumentChange
+    from paigeant_celery.core.document_errors import EditRefused, Finding, InvalidDocument
+    from paigeant_celery.core.documents import read_document, write_document
     from paigeant_celery.core.errors import (
         ConfigurationError,
         DuplicateActivity,
@@ -93,6 +106,7 @@ if TYPE_CHECKING:
         RoutingSlip,
         TaskSpec,
     )
+    from paigeant_celery.core.slip_document import SlipDocument
     from paigeant_celery.core.steps import ActivitySpec, BlockSpec, Branch, FunctionSpec
     from paigeant_celery.core.task_steps import TaskSignature
     from paigeant_celery.core.wait_errors import (
@@ -127,11 +141,15 @@ _HOME = {
     "ConfigurationError": "core.errors",
     "DeadLetter": "store.port",
     "DeadLetters": "client.dead_letters",
+    "DocumentChange": "core.document_changes",
     "DuplicateActivity": "core.errors",
     "Earlier": "core.slip",
+    "EditRefused": "core.document_errors",
+    "EditedWorkflow": "client.edits",
     "EmptyItinerary": "core.errors",
     "ExecutedStep": "core.slip",
     "Failure": "core.flow",
+    "Finding": "core.document_errors",
     "Frame": "core.causes",
     "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.steps",
@@ -140,6 +158,7 @@ _HOME = {
     "HopFailed": "core.errors",
     "Inbox": "client.inbox",
     "InvalidAnswer": "core.wait_errors",
+    "InvalidDocument": "core.document_errors",
     "InvalidInput": "core.errors",
     "JoinMissed": "core.block_errors",
     "Later": "core.slip",
@@ -159,10 +178,12 @@ _HOME = {
     "RegisteredActivity": "core.slip",
     "ReplayedError": "core.errors",
     "RoutingSlip": "core.slip",
+    "Runner": "client.readings",
     "Runway": "agents.agent",
     "Settings": "core.settings",
     "SignalRefused": "core.wait_errors",
     "SleepSpec": "core.flow_steps",
+    "SlipDocument": "core.slip_document",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "Store": "store.port",
@@ -206,11 +227,20 @@ _HOME = {
     "Workflows": "client.queries",
     "activity": "activities.functions",
     "agent_events": "agents.agent_events",
+    "diff_documents": "client.documents",
+    "dispatch_document": "client.documents",
+    "dispatch_document_sync": "client.documents",
+    "edit_workflow": "client.edits",
+    "edit_workflow_sync": "client.edits",
+    "export_document": "client.documents",
+    "export_document_sync": "client.documents",
     "for_each": "core.block_steps",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "worker.install",
+    "lint_document": "client.documents",
     "parallel": "core.block_steps",
+    "read_document": "core.documents",
     "register_agent": "agents.agent",
     "register_task": "worker.celery_tasks",
     "sleep_for": "core.flow_steps",
@@ -218,6 +248,7 @@ _HOME = {
     "sub_workflow": "core.block_steps",
     "wait_for": "core.flow_steps",
     "workflow_context": "activities.context",
+    "write_document": "core.documents",
 }
 
 __all__ = [
@@ -237,11 +268,15 @@ __all__ = [
     "ConfigurationError",
     "DeadLetter",
     "DeadLetters",
+    "DocumentChange",
     "DuplicateActivity",
     "Earlier",
+    "EditRefused",
+    "EditedWorkflow",
     "EmptyItinerary",
     "ExecutedStep",
     "Failure",
+    "Finding",
     "Frame",
     "FunctionActivity",
     "FunctionSpec",
@@ -250,6 +285,7 @@ __all__ = [
     "HopFailed",
     "Inbox",
     "InvalidAnswer",
+    "InvalidDocument",
     "InvalidInput",
     "JoinMissed",
     "Later",
@@ -269,10 +305,12 @@ __all__ = [
     "RegisteredActivity",
     "ReplayedError",
     "RoutingSlip",
+    "Runner",
     "Runway",
     "Settings",
     "SignalRefused",
     "SleepSpec",
+    "SlipDocument",
     "StepOutput",
     "StepPolicy",
     "Store",
@@ -316,11 +354,20 @@ __all__ = [
     "Workflows",
     "activity",
     "agent_events",
+    "diff_documents",
+    "dispatch_document",
+    "dispatch_document_sync",
+    "edit_workflow",
+    "edit_workflow_sync",
+    "export_document",
+    "export_document_sync",
     "for_each",
     "get_transport",
     "idempotency_key",
     "install",
+    "lint_document",
     "parallel",
+    "read_document",
     "register_agent",
     "register_task",
     "sleep_for",
@@ -328,6 +375,7 @@ __all__ = [
     "sub_workflow",
     "wait_for",
     "workflow_context",
+    "write_document",
 ]
 
 

@@ -10,83 +10,45 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 # So that `python examples/fastapi_service` finds its neighbours, as `python -m examples.fastapi_service` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.console import Unexpected, checked_model, command_line, given_text, parse, reporting
-from examples.processes import Process, redis_server, worker
+from examples.console import checked_model, command_line, given_text, parse, reporting
+from examples.processes import HOST, KeptWorker, listening, redis_server
 
 EXAMPLE = (
     "Our office cat learned to open the fridge. It was seen on Monday, and again on Tuesday. The cheese is gone, the "
     "milk is safe. The office manager bought a lock. The cat was seen looking at the lock for an hour. Nobody knows "
     "who feeds the cat at the weekend. The lock was found on the floor this morning."
 )
-HOST = "127.0.0.1"
 PORT = 8000
 LOOK = 0.2  # seconds between two looks at the worker
 
 
-class Workers:
-    """One worker at a time: if it dies, another one is started."""
-
-    def __init__(self, stack: ExitStack, environment: Mapping[str, str]) -> None:
-        self._stack, self._environment = stack, environment
-        self._process: Process | None = None
-
-    async def start(self) -> None:
-        """Start a worker, and wait until it takes messages; it has one process, so that nothing of it survives."""
-        options = ("--include=examples.fastapi_service.agents", "--pool=threads")
-        starting = worker("paigeant_celery", self._environment, *options)
-        self._process = await asyncio.to_thread(self._stack.enter_context, starting)
-        show("worker", f"process {self._process.pid} is started")
-
-    async def keep(self) -> None:
-        """Start another worker whenever one has died."""
-        while True:
-            await asyncio.sleep(LOOK)
-            if self._process is not None and not self._process.running:
-                show("worker", f"process {self._process.pid} has died")
-                await self.start()
-
-    def kill(self) -> None:
-        """Kill the worker that runs, if one does."""
-        if self._process is not None and self._process.running:
-            self._process.kill()
-
-
-async def main(text: str, *, port: int, may_kill: bool, environment: Mapping[str, str], stack: ExitStack) -> None:
+async def main(notes: str, *, may_kill: bool, port: int, worker: KeptWorker) -> None:
     """Serve the page until somebody ends the program."""
     import uvicorn
 
-    from examples.fastapi_service.service import Offer, web  # reads the environment
+    from examples.fastapi_service.service import Offer, web  # which reads the environment
 
-    listening = stack.enter_context(socket.socket())
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-        listening.listen()
-    except OSError as error:
-        raise Unexpected(f"port {port} is taken; name another one with `--port`, or 0 for any") from error
-
-    workers = Workers(stack, environment)
-    web.state.offer = Offer(notes=text, may_kill=may_kill)
-    if may_kill:
-        web.add_api_route("/worker/kill", workers.kill, methods=["POST"], status_code=204)
-    await workers.start()
-    show("page", f"http://{HOST}:{listening.getsockname()[1]}/   (Ctrl-C ends everything)")
-    # A browser that follows a workflow holds its connection; nobody waits for it to leave.
-    server = uvicorn.Server(uvicorn.Config(web, log_level="error", timeout_graceful_shutdown=1))
-    serving, keeping = asyncio.create_task(server.serve([listening])), asyncio.create_task(workers.keep())
-    done, _ = await asyncio.wait({serving, keeping}, return_when=asyncio.FIRST_COMPLETED)
-    keeping.cancel()
-    await done.pop()
+    with listening(port) as listener:
+        await asyncio.to_thread(worker.start)
+        web.state.offer = Offer(notes=notes, may_kill=may_kill)
+        if may_kill:
+            web.add_api_route("/worker/kill", worker.kill, methods=["POST"], status_code=204)
+        show("page", f"http://{HOST}:{listener.getsockname()[1]}/   (Ctrl-C ends everything)")
+        # A browser that follows a workflow holds its connection; nobody waits for it to leave.
+        server = uvicorn.Server(uvicorn.Config(web, log_level="error", timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve([listener]))
+        while not serving.done():
+            await asyncio.to_thread(worker.revive)
+            await asyncio.wait({serving}, timeout=LOOK)
+        await serving
 
 
 def show(what: str, text: str) -> None:
@@ -108,7 +70,8 @@ if __name__ == "__main__":
         os.environ["PAIGEANT_REDIS_URL"] = url = stack.enter_context(redis_server())
         os.environ["NEWSROOM_FOLDER"] = folder = stack.enter_context(tempfile.TemporaryDirectory())
         environment = {"PAIGEANT_REDIS_URL": url, "NEWSROOM_FOLDER": folder, "NEWSROOM_MODEL": model}
+        worker = KeptWorker(stack, "paigeant_celery", environment, "--include=examples.fastapi_service.agents")
         try:
-            asyncio.run(main(text, port=arguments.port, may_kill=arguments.kill, environment=environment, stack=stack))
+            asyncio.run(main(text, may_kill=arguments.kill, port=arguments.port, worker=worker))
         except KeyboardInterrupt:
             show("page", "closed")

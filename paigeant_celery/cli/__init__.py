@@ -13,6 +13,8 @@ from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
+from paigeant_celery.cli.queries import list_workflows, stats
+from paigeant_celery.cli.replays import replay
 from paigeant_celery.cli.workflows import activities, graph, show
 
 __all__ = ["paigeant"]
@@ -26,5 +28,22 @@ def paigeant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, fork, rebind, letters):
+for _command in (
+    list_workflows,
+    stats,
+    activities,
+    show,
+    graph,
+    inbox,
+    approve,
+    deny,
+    answer,
+    signal,
+    cancel,
+    retry,
+    fork,
+    replay,
+    rebind,
+    letters,
+):
     paigeant.add_command(_command)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from paigeant_celery.cli.asking import reading, transport_of_app
+from paigeant_celery.cli.asking import transport_of_app
+from paigeant_celery.cli.output import command, shown, tell
 
 __all__ = ["fork"]
 
 
-@click.command()
+@command()
 @click.argument("correlation_id")
 @click.option("--from", "from_step", required=True, metavar="STEP", help="The step to begin with, by its id.")
 @click.option("--prompt", help="What the agent of this step is asked now.")
@@ -23,5 +24,6 @@ def fork(context: click.Context, correlation_id: str, from_step: str, prompt: st
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, transport_of_app(context))
-    begun = reading(lambda: handle.fork_sync(from_step, prompt=prompt, correlation_id=own_id))
-    click.echo(f"workflow {begun} begins at {from_step} of {correlation_id}")
+    begun = handle.fork_sync(from_step, prompt=prompt, correlation_id=own_id)
+    text = f"workflow {begun} begins at {shown(from_step)} of {correlation_id}"
+    tell({"workflow": begun, "from": {"workflow": correlation_id, "step": from_step}}, [text])

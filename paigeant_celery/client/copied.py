@@ -16,7 +16,7 @@ from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.port import Said, Store
 from paigeant_celery.store.steps import manifests_of, slips_of_branches
 
-__all__ = ["Before", "said_before"]
+__all__ = ["Before", "is_said_from", "said_before"]
 
 
 class Before:
@@ -82,16 +82,21 @@ def said_before(store: Store, correlation_id: str, names: Iterable[str], number:
     found: list[Said] = []
     for name in names:
         history = store.conversation(ConversationKey(name, correlation_id)) or ""
-        batches = takewhile(lambda batch: not _is_from(batch, number), history.split("\n")[:-1])
+        batches = takewhile(lambda batch: not is_said_from(batch, number), history.split("\n")[:-1])
         if text := "".join(f"{batch}\n" for batch in batches):
             found.append(Said(conversation=ConversationKey(name, fork), text=text))
     return found
 
 
-def _is_from(batch: str, number: int) -> bool:
-    """Say whether a step from this number on has said it: the ids of runs begin with those of their hops."""
+def is_said_from(batch: str, number: int, *, workflow: str | None = None) -> bool:
+    """Say whether a step from this number on has said it, of one workflow if several share the conversation.
+
+    The ids of runs begin with those of their hops.
+    """
     for message in json.loads(batch)["messages"]:
         ids = split_hop_id(str(message.get("run_id", "")).partition(":")[0])
+        if ids is not None and workflow not in (None, ids[0]):
+            return False
         if ids is not None:
             return int(ids[1].partition("-")[0]) >= number
     return False

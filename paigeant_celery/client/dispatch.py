@@ -51,7 +51,7 @@ from paigeant_celery.core.slip import (
 from paigeant_celery.core.task_steps import TaskSignature, is_signature, step_of, steps_of
 from paigeant_celery.core.wait_inputs import checked_moment
 
-__all__ = ["WorkflowDispatcher"]
+__all__ = ["WorkflowDispatcher", "given_transport"]
 
 
 @dataclass
@@ -182,7 +182,7 @@ class WorkflowDispatcher:
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
         """Return a handle on a workflow that was dispatched here or anywhere else. Nothing is read yet."""
-        return WorkflowHandle(correlation_id, _checked_transport(transport))
+        return WorkflowHandle(correlation_id, given_transport(transport))
 
     def _prepare(
         self,
@@ -190,7 +190,7 @@ class WorkflowDispatcher:
         itinerary: Iterable[Step | TaskSignature] | None,
         asked: _Asked,
     ) -> Beginning:
-        transport = _checked_transport(transport)
+        transport = given_transport(transport)
         transport.check_dispatch()
         alone = isinstance(itinerary, str) or is_step(itinerary) or is_signature(itinerary)
         if itinerary is not None and (alone or not isinstance(itinerary, Iterable)):
@@ -310,7 +310,8 @@ def _starting_at(start_at: datetime | None, message: PaigeantMessage) -> Paigean
     return message.model_copy(update={"slip": slip})
 
 
-def _checked_transport(transport: Transport | None) -> Transport:
+def given_transport(transport: Transport | None) -> Transport:
+    """Return the transport that a caller gave, or the default one; raises `InvalidInput` for anything else."""
     from paigeant_celery.broker.transport import get_transport
 
     if transport is None:

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from difflib import get_close_matches
 
+from paigeant_celery.client.readings import BranchStatus, Runner
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.names import FLOW
-from paigeant_celery.store.query_port import ListedWorkflow, Serving
+from paigeant_celery.store.query_port import ListedWorkflow, QueryStore, Serving
 
-__all__ = ["Runner", "runner_of", "why_stuck"]
+__all__ = ["WAIT_FOR_WORKERS", "Outlook", "outlook_of", "runner_of", "why_stuck"]
 
+WAIT_FOR_WORKERS = ("queued", "retrying")
 UNSERVED = timedelta(seconds=15)  # a worker that serves a queue says so about once a second, unless it is held up
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runner:
-    """The process that runs a step, and since when it does. `host` is the name of its machine, if that is known."""
+class Outlook:
+    """What may be said about when a step runs, or who runs it: as in `WorkflowStatus`."""
 
-    host: str
-    pid: int | None
-    since: datetime | None
+    stuck: str | None = None
+    runner: Runner | None = None
+    ahead: int | None = None
+    last_failure: Failure | None = None
 
-    def __str__(self) -> str:
-        process = f"process {self.pid}" if self.pid is not None else "a process"
-        where = f" on {self.host}" if self.host else ""
-        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
-        return f"{process}{where}{since}"
+
+def outlook_of(
+    store: QueryStore, correlation_id: str, *, activity: str | None, branches: Sequence[BranchStatus]
+) -> Outlook:
+    """Return what is known of the current step of a workflow, or of those in its branches."""
+    found = store.standing(correlation_id)
+    waiting = [branch for branch in _all(branches) if branch.state in WAIT_FOR_WORKERS and branch.queue]
+    if found is None or not (waiting or found.state in (*WAIT_FOR_WORKERS, "running")):
+        return Outlook()
+    stuck: str | None = None
+    if waiting or found.state in WAIT_FOR_WORKERS:
+        serving = store.serving()
+        told = [(each.activity or "", each.queue, f" (in {each.path})") for each in waiting]
+        if found.state in WAIT_FOR_WORKERS:
+            told = [(activity or found.activity, found.queue, "")]
+        reasons = ((why_stuck(name, queue, serving), where) for name, queue, where in told)
+        stuck = next((f"{why}{where}" for why, where in reasons if why is not None), None)
+    return Outlook(stuck=stuck, runner=runner_of(found), ahead=found.ahead, last_failure=found.last_failure)
+
+
+def _all(branches: Sequence[BranchStatus]) -> Iterator[BranchStatus]:
+    for branch in branches:
+        yield branch
+        yield from _all(branch.branches)
 
 
 def runner_of(found: ListedWorkflow) -> Runner | None:

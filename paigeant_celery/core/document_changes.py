@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from paigeant_celery.core.document_steps import RecordedStep, StepOfDocument
 from paigeant_celery.core.documents import SlipDocument
 
-__all__ = ["Change", "ChangeKind", "diff"]
+__all__ = ["DocumentChange", "ChangeKind", "diff"]
 
 ChangeKind: TypeAlias = Literal["added", "removed", "changed", "moved"]
 
@@ -20,7 +20,7 @@ _NOT_COMPARED = {"ran", "added_by", "step_id"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class DocumentChange:
     """A difference between two documents.
 
     `path` is a field, or a step by its id, as in `itinerary.writer.prompt`; in a branch as in
@@ -34,7 +34,7 @@ class Change:
     after: JsonValue = None
 
 
-def diff(before: SlipDocument, after: SlipDocument) -> list[Change]:
+def diff(before: SlipDocument, after: SlipDocument) -> list[DocumentChange]:
     """Return what differs between two documents: in fields, and in steps, which are compared by their ids.
 
     A step without an id has the one that a dispatch would give it. Neither the workflow that a document was exported
@@ -48,53 +48,55 @@ def _head(document: SlipDocument) -> dict[str, JsonValue]:
     return {name: value for name, value in tree.items() if name not in ("version", "itinerary", "workflow")}
 
 
-def _fields(before: Mapping[str, JsonValue], after: Mapping[str, JsonValue], path: str) -> Iterator[Change]:
+def _fields(before: Mapping[str, JsonValue], after: Mapping[str, JsonValue], path: str) -> Iterator[DocumentChange]:
     for name in dict.fromkeys((*before, *after)):
         here = f"{path}.{name}" if path else name
         old, new = before.get(name), after.get(name)
         if name not in before:
-            yield Change(kind="added", path=here, after=new)
+            yield DocumentChange(kind="added", path=here, after=new)
         elif name not in after:
-            yield Change(kind="removed", path=here, before=old)
+            yield DocumentChange(kind="removed", path=here, before=old)
         elif isinstance(old, dict) and isinstance(new, dict):
             yield from _fields(old, new, here)
         elif old != new or type(old) is not type(new):
-            yield Change(kind="changed", path=here, before=old, after=new)
+            yield DocumentChange(kind="changed", path=here, before=old, after=new)
 
 
-def _steps(before: Sequence[StepOfDocument], after: Sequence[StepOfDocument], path: str) -> Iterator[Change]:
+def _steps(before: Sequence[StepOfDocument], after: Sequence[StepOfDocument], path: str) -> Iterator[DocumentChange]:
     old, new = _named(before), _named(after)
     for step_id in old:
         if step_id not in new:
-            yield Change(kind="removed", path=f"{path}.{step_id}", before=_tree(old[step_id]))
+            yield DocumentChange(kind="removed", path=f"{path}.{step_id}", before=_tree(old[step_id]))
     kept = [step_id for step_id in old if step_id in new]
     for step_id, step in new.items():
         here = f"{path}.{step_id}"
         if step_id not in old:
-            yield Change(kind="added", path=here, after=_tree(step))
+            yield DocumentChange(kind="added", path=here, after=_tree(step))
             continue
         yield from _in_step(old[step_id], step, here)
     yield from _moved(kept, [step_id for step_id in new if step_id in old], path)
 
 
-def _in_step(before: StepOfDocument, after: StepOfDocument, path: str) -> Iterator[Change]:
+def _in_step(before: StepOfDocument, after: StepOfDocument, path: str) -> Iterator[DocumentChange]:
     if isinstance(before, RecordedStep) or isinstance(after, RecordedStep):
         return  # nobody knows what it was given
     if type(before) is not type(after):
-        yield Change(kind="changed", path=path, before=_tree(before), after=_tree(after))
+        yield DocumentChange(kind="changed", path=path, before=_tree(before), after=_tree(after))
         return
     yield from _fields(_own(before), _own(after), path)
     for name in dict.fromkeys((*before.inner, *after.inner)):
         yield from _steps(before.inner.get(name, ()), after.inner.get(name, ()), f"{path}.{name}")
 
 
-def _moved(before: list[str], after: list[str], path: str) -> Iterator[Change]:
+def _moved(before: list[str], after: list[str], path: str) -> Iterator[DocumentChange]:
     """Yield steps that have to be taken out so that the others are in the same order, the furthest first."""
     while before != after:
         places = {step_id: place for place, step_id in enumerate(before)}
         step_id = max(after, key=lambda each: abs(places[each] - after.index(each)))
         old, new = before.index(step_id), after.index(step_id)
-        yield Change(kind="moved", path=f"{path}.{step_id}", before=_behind(before, old), after=_behind(after, new))
+        yield DocumentChange(
+            kind="moved", path=f"{path}.{step_id}", before=_behind(before, old), after=_behind(after, new)
+        )
         before = [each for each in before if each != step_id]
         after = [each for each in after if each != step_id]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.errors import InvalidInput, UsageError
 
-__all__ = ["Finding", "InvalidDocument"]
+__all__ = ["EditRefused", "Finding", "InvalidDocument"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class InvalidDocument(InvalidInput):
 
     def __init__(self, reason: str, path: str, text: str, remedy: str = "", more: Sequence[Sequence[str]] = ()) -> None:
         super().__init__(reason, path, text)
+        self.remedy, self.more = remedy, [list(each) for each in more]
         # Celery makes an error again from its arguments, and these must be JSON.
-        self.args = (reason, path, text, remedy, [list(each) for each in more])
+        self.args = (reason, path, text, remedy, self.more)
         self.findings = (Finding(reason, path, text, remedy), *(Finding(*each) for each in more))
 
     @classmethod
@@ -53,3 +54,17 @@ class InvalidDocument(InvalidInput):
             return f"the document is wrong: {self.findings[0]}"
         listed = "".join(f"\n- {finding}" for finding in self.findings)
         return f"the document has {len(self.findings)} mistakes:{listed}"
+
+
+class EditRefused(UsageError):
+    """The steps to come of a workflow cannot be edited as things stand.
+
+    `reason` is a fixed code: `stale_revision`, `workflow_goes_on`, `workflow_ended`, `step_begun`.
+    """
+
+    def __init__(self, reason: str, correlation_id: str, text: str) -> None:
+        super().__init__(reason, correlation_id, text)
+        self.reason, self.correlation_id, self.text = reason, correlation_id, text
+
+    def __str__(self) -> str:
+        return f"{self.reason}: workflow {self.correlation_id!r} was not edited: {self.text}"

@@ -39,6 +39,7 @@ __all__ = [
     "DocumentModel",
     "DocumentStep",
     "Inner",
+    "Placed",
     "Policy",
     "Ran",
     "RecordedStep",
@@ -377,14 +378,16 @@ def inner_of(steps: Iterable[StepOfDocument], path: str) -> Iterator[tuple[str, 
         yield f"{path}[{index}]", step
 
 
-def places_of(steps: Iterable[StepOfDocument], path: str, wire: str) -> Iterator[tuple[str, str]]:
-    """Yield where each step stands on the slip, and where in the document."""
-    for index, step in enumerate(steps):
-        here, there = f"{path}[{index}]", f"{wire}[{index}]"
+def places_of(steps: Iterable[Placed], path: str, wire: str) -> Iterator[tuple[str, str]]:
+    """Yield where each step stands on the slip, one after the other, and where in the document."""
+    for position, (index, step) in enumerate(steps):
+        here, there = f"{path}[{index}]", f"{wire}[{position}]"
         yield there, here
         for number, (name, inner) in enumerate(step.inner.items()):
-            yield from places_of(inner, f"{here}.{name}", f"{there}.branches[{number}].steps")
+            yield from places_of(enumerate(inner), f"{here}.{name}", f"{there}.branches[{number}].steps")
 
+
+Placed: TypeAlias = tuple[int, StepOfDocument]  # a step, and its index in its itinerary
 
 # Steps of a slip as they are written.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from paigeant_celery.core.block_faults import block_faults
 from paigeant_celery.core.document_errors import Finding, InvalidDocument
-from paigeant_celery.core.document_steps import DocumentStep, RecordedStep, StepOfDocument, inner_of, places_of
+from paigeant_celery.core.document_steps import (
+    DocumentStep,
+    Placed,
+    RecordedStep,
+    StepOfDocument,
+    inner_of,
+    places_of,
+)
 from paigeant_celery.core.document_text import read_text
 from paigeant_celery.core.documents import Given, SlipDocument, form_faults
 from paigeant_celery.core.errors import InvalidInput, MessageError
@@ -34,8 +41,6 @@ _FIELDS = {
     "when": "sleep_until",
 }
 _STEP: TypeAdapter[StepOfDocument] = TypeAdapter(DocumentStep)
-
-Placed = tuple[int, StepOfDocument]  # a step, and its index in the itinerary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +83,9 @@ def at_step(error: InvalidInput | MessageError, path: str) -> Finding:
     return Finding(error.reason, field, told, remedy if semicolon else "see `docs/documents.md`")
 
 
-def in_document(steps: Sequence[StepOfDocument], path: str) -> str:
+def in_document(steps: Iterable[Placed], path: str) -> str:
     """Return where in the itinerary of a document stands what an error names by its path on the slip of `steps`."""
-    places = dict(places_of(steps, "itinerary", "itinerary"))
-    return _translated(places, path)
+    return _translated(dict(places_of(steps, "itinerary", "itinerary")), path)
 
 
 def _translated(places: Mapping[str, str], path: str) -> str:
@@ -120,13 +124,7 @@ def _step_faults(steps: Sequence[Placed], known: Known, *, whole: bool) -> Itera
             built.append((index, step, step.step()))
     doubled = list(_doubled([step for _, step in steps], "itinerary", [index for index, _ in steps]))
     yield from doubled
-    places = {
-        there.replace(f"itinerary[{0}]", f"itinerary[{number}]", 1): here.replace(
-            "itinerary[0]", f"itinerary[{index}]", 1
-        )
-        for number, (index, step, _) in enumerate(built)
-        for there, here in places_of([step], "itinerary", "itinerary")
-    }
+    places = dict(places_of([(index, step) for index, step, _ in built], "itinerary", "itinerary"))
     slip = [step for _, _, step in built]
     for path, each, depth in steps_in(slip, "itinerary"):
         here = places[path]

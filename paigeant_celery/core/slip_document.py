@@ -13,6 +13,7 @@ from paigeant_celery.core.document_steps import (
     AnyJson,
     DocumentModel,
     DocumentStep,
+    Placed,
     StepOfDocument,
     made,
 )
@@ -89,18 +90,18 @@ class SlipDocument(DocumentModel):
     workflow: Exported | None = None
 
     @property
-    def planned(self) -> tuple[StepOfDocument, ...]:
-        """The steps that whoever runs it gives, without those that agents inserted."""
-        return tuple(step for step in self.itinerary if step.added_by is None)
+    def planned(self) -> list[Placed]:
+        """The steps that whoever runs it gives, without those that agents inserted; each with its index."""
+        return [(index, step) for index, step in enumerate(self.itinerary) if step.added_by is None]
 
     @property
-    def remaining(self) -> tuple[StepOfDocument, ...]:
-        """The steps that have not run."""
-        return tuple(step for step in self.itinerary if step.ran is None)
+    def remaining(self) -> list[Placed]:
+        """The steps that have not run, each with its index."""
+        return [(index, step) for index, step in enumerate(self.itinerary) if step.ran is None]
 
     def steps(self) -> list[Step]:
         """Return the steps to dispatch. Raises `InvalidInput`; `lint` tells all that is wrong with them."""
-        return made(self.planned)
+        return made(step for _, step in self.planned)
 
     def registered(self) -> list[tuple[ActivitySpec, str]]:
         """Return the steps that agents may insert, with their descriptions. Raises `InvalidInput`."""

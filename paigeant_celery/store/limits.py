@@ -40,6 +40,7 @@ class StoreLimits:
     max_signal: int = 32 * 1024  # bytes
     max_answer: int = 1024 * 1024  # bytes of one answer
     most_counted: int = 2**53 - 1  # of tokens, calls, or units of cost; every number of a script holds it exactly
+    most_superseded: int = 20  # digests of earlier envelopes that a hop keeps; `core/hops.py` has the same
     most_traces: int = 8  # of earlier attempts of a hop, which a later one is linked to
     asked_at_once: int = 100  # waits read at once from the index of those that are open
     listed_at_once: int = 100  # workflows read at once from the index

@@ -22,8 +22,10 @@ from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
+from paigeant_celery.store.edit_port import Edit, EditAnswer
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory_branches import Branches
+from paigeant_celery.store.memory_edits import edit_hop
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_queries import counted, listed, standing, times
@@ -340,6 +342,11 @@ class MemoryStore:
                 kept.heard = None
             workflow.events.add_event("redriven", hop_id, now=now, **about)
             return "redriven"
+
+    def edit(self, edit: Edit) -> EditAnswer:
+        """Replace the envelope of a hop that nobody runs."""
+        with self._transaction() as now:
+            return edit_hop(self._records, self._waits, edit, now=now)
 
     def wait(self, closing: Closing, new: NewWait) -> Wait | None:
         """Record a wait of a hop that the owner runs, or return the recorded one."""

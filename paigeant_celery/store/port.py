@@ -12,6 +12,7 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchStore
+from paigeant_celery.store.edit_port import Edit, EditAnswer, EditStore
 from paigeant_celery.store.endpoint import Endpoint
 from paigeant_celery.store.query_port import QueryStore
 from paigeant_celery.store.records import Closed, Closing, HopRecord, NewWorkflow, Said, Started, WorkflowOrigin
@@ -32,6 +33,9 @@ __all__ = [
     "ConversationKeeper",
     "DeadLetter",
     "Dropped",
+    "Edit",
+    "EditAnswer",
+    "EditStore",
     "EventStore",
     "Heard",
     "HopRecord",
@@ -152,7 +156,16 @@ class Claimed:
 
 
 DropReason: TypeAlias = Literal[
-    "finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "unknown", "altered"
+    "finished",
+    "running",
+    "held",
+    "waiting",
+    "suspended",
+    "parked",
+    "cancelled",
+    "unknown",
+    "altered",
+    "superseded",
 ]
 
 
@@ -582,6 +595,7 @@ class StoreServer(Protocol):
 
 class Store(
     HopStore,
+    EditStore,
     WaitStore,
     BranchStore,
     JournalStore,

@@ -21,6 +21,7 @@ from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.branches import too_many_hops
 from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
+from paigeant_celery.store.edit_port import Edit, EditAnswer
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
@@ -244,6 +245,15 @@ class RedisStore:
         about = f"wf:{correlation_id}"
         reply = self._server.run("redrive", correlation_id, token, int(discard_journal), hop_id, about=about)
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
+
+    def edit(self, edit: Edit) -> EditAnswer:
+        """Replace the envelope of a hop that nobody runs."""
+        token, new = uuid.uuid4().hex, edit.hop  # the client repeats a call if its reply is lost
+        reply = self._server.run(
+            "edit", new.hop_id, edit.instead_of, new.queue, new.envelope, new.digest, int(edit.restarts), edit.by,
+            token, new.activity, new.step_id, *flat_of(edit.blobs), about=f"hop:{new.hop_id}",
+        )  # fmt: skip
+        return cast("EditAnswer", reply)
 
     def wait(self, closing: Closing, new: NewWait) -> Wait | None:
         """Record a wait of a hop that the owner runs, or return the recorded one."""

@@ -37,15 +37,15 @@ SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
     "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
     "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of", "hold", "open_block", "branches_of",
-    "listed", "counted", "relist",
+    "edit", "listed", "counted", "relist",
 )  # fmt: skip
 # What stands in front of some of them, after `common.lua` and `listing.lua`.
 WITH_WAITS = (
     "claim", "read", "redrive", "sweep", "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
-    "branches_of",
+    "branches_of", "edit",
 )  # fmt: skip
 WITH_BRANCHES = (*WITH_WAITS, "complete", "park", "fail", "cancel", "hold", "open_block")
-WITH_SIGNALS = ("wait", "signal", "redrive")
+WITH_SIGNALS = ("wait", "signal", "redrive", "edit")
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")

@@ -122,7 +122,7 @@ def read_served(server: Server) -> Serving:
         return Serving(
             now=EPOCH + timedelta(seconds=seconds, microseconds=micros),
             swept_at=moment_of(swept_at) if swept_at is not None else None,
-            queues={queue: moment_of(int(at)) for queue, at in queues},
+            queues={queue: moment_of(str(int(at))) for queue, at in queues},
         )
 
 

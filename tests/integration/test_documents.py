@@ -68,6 +68,7 @@ REFUNDS_TEST = "# test_refunds.py"
 INBOX_PAGE = "# inbox_page.py"
 SCREEN = "# screen.py"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
+FLOWER_CONFIGURATION = "# flowerconfig.py"
 SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
@@ -100,6 +101,7 @@ RUN_BELOW = (
     INBOX_PAGE,
     SCREEN,
     OPENTELEMETRY,
+    FLOWER_CONFIGURATION,
     SENTRY,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
@@ -511,6 +513,21 @@ def run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_each_block_of_python_is_run_by_one_test() -> None:
     """A new block is not forgotten."""
     assert [found for found in blocks() if sum(marker in found for marker in RUN_BELOW) != 1] == []
+
+
+def test_the_configuration_of_flower_adds_the_pages(tmp_path: Path) -> None:
+    """One file is all that Flower needs; `acceptance/test_flower_pages.py` clicks through what it then shows."""
+    (tmp_path / "flowerconfig.py").write_text(block(FLOWER_CONFIGURATION))
+    source = """
+from flower.command import apply_options
+from flower.options import options
+from flower.urls import handlers
+
+apply_options("flower", [])
+print(handlers[0].name, options.basic_auth)
+"""
+
+    assert run_script(source, cwd=tmp_path, cold=True) == "workflows ['ann:a long password']\n"
 
 
 def test_the_readme_can_be_read_at_one_sitting() -> None:

@@ -20,7 +20,7 @@ from tests.support.starting import run
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
     "single_agent", "three_agents", "dynamic_itinerary", "functions_and_agents", "existing_celery_app",
-    "durable_research", "approvals", "research_fan_out", "fastapi_service",
+    "durable_research", "approvals", "research_fan_out", "fastapi_service", "django_project",
 )  # fmt: skip
 AT_ONCE = 4
 LONGEST = 100.0  # seconds; even a busy machine starts a server and a worker in that time
@@ -81,6 +81,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "fan-out, unknown model": ("examples/research_fan_out", "--kill", "--model", "nobody:none", TERNS),
     "fan-out, kill": ("examples/research_fan_out", "--kill", TERNS),
     "web service, unknown model": ("examples/fastapi_service", "--model", "nobody:none"),
+    "django, unknown model": ("examples/django_project", "--model", "nobody:none"),
     "web service, no words": ("examples/fastapi_service", "--port", "0", "42"),
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
@@ -552,22 +553,23 @@ def test_no_document_is_read_again_after_all_workers_are_killed_and_the_outcome_
 
 def test_a_web_service_whose_model_does_not_exist_starts_nothing(screens: Screens) -> None:
     """Its name is read in the process that somebody watches."""
-    outcome, no_words = screens.outcome("web service, unknown model"), screens.outcome("web service, no words")
+    no_words = screens.outcome("web service, no words")
 
-    assert (outcome.returncode, outcome.stdout) == (1, "")
-    assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
+    for name in ("web service, unknown model", "django, unknown model"):
+        outcome = screens.outcome(name)
+        assert (outcome.returncode, outcome.stdout) == (1, "")
+        assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
     assert no_words.stderr == "please give a text that has at least one word\n"
 
 
-def test_a_port_that_is_taken_is_one_sentence() -> None:
+@pytest.mark.parametrize("name", ["fastapi_service", "django_project"])
+def test_a_port_that_is_taken_is_one_sentence(name: str) -> None:
     """Many programs want to listen on 8000."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        outcome = run_python(
-            "examples/fastapi_service", "--port", str(port), PAIGEANT_REDIS_URL="redis://127.0.0.1:1/0"
-        )
+        outcome = run_python(f"examples/{name}", "--port", str(port), PAIGEANT_REDIS_URL="redis://127.0.0.1:1/0")
 
     assert outcome.returncode == 1
     assert outcome.stderr == f"Unexpected: port {port} is taken; name another one with `--port`, or 0 for any\n"

@@ -55,8 +55,9 @@ MAY_IMPORT = {
         "broker",
     },
     "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop"},
+    "flower": {"core", "client", "broker.transport"},
 }
-FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
+FACES = {"", "celery", "tasks", "cli", "testing", "replay"}  # "" is the package itself
 
 # Who may import libraries other than the standard library and pydantic, which everyone may import.
 LIBRARIES = {
@@ -71,6 +72,8 @@ LIBRARIES = {
     "django": {"worker.django_host"},
     "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
+    "flower": {"flower"},
+    "tornado": {"flower"},
     "typing_extensions": {"agents"},
     "yaml": {"core.document_text"},
 }
@@ -80,7 +83,7 @@ WITHOUT_CELERY = {*("broker.port", "broker.outbox", "broker.sending"), *LIBRARIE
 NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "urllib", "uuid"}
 
 STORES = {"store.memory", "store.redis"}
-MAY_NAME_A_STORE = {"store", "testing"}
+MAY_NAME_A_STORE = {"store", "testing", "replay"}
 MAY_USE_A_PART = {("store.touching", "store.redis_client")}  # it is loaded by a process that must stay small
 
 BY_STRING = re.compile(r"(paigeant_celery(?:\.\w+)*):\w+")  # how Celery imports a class only when it needs it

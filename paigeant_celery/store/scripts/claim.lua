@@ -4,7 +4,8 @@
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
 --       'workflow', 'anywhere'), the name of that, ttl, what the steps before it used ('' for a workflow without limits), what
 --       names the span of this attempt ('' for none), then the names of blobs that the answer brings
--- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
+-- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered' |
+--         'superseded'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
 --         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there},
 --         {the fields of its waits}, {used, counted; none without limits}, {when it was claimed before ('' for never), '1'
@@ -34,7 +35,10 @@ wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 
 if wrong then return wrong end
 
 -- An altered message is recognised in every state of the hop.
-if digest ~= '' and digest ~= record.digest then return { 'altered' } end
+if digest ~= '' and digest ~= record.digest then
+  local superseded = redis.call('HGET', hop_key(hop), 'superseded') or ''
+  return { (' ' .. superseded .. ' '):find(' ' .. digest .. ' ', 1, true) and 'superseded' or 'altered' }
+end
 local is_open = record.state == 'queued' or record.state == 'running'
 if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')

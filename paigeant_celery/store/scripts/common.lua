@@ -14,7 +14,8 @@
 -- {prefix}:hop:{hop}          hash    workflow, state (held|queued|running|waiting|suspended|parked|done|failed|
 --                                     cancelled), queue,
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
---                                     the last attempt, also while it is parked); redriven_by and published_by (tokens); letter (while parked);
+--                                     the last attempt, also while it is parked); redriven_by, published_by and edited_by (tokens); superseded (the
+--                                     digests that it had before it was edited); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); queued_at (since when it waits for a claim, or did);
 --                                     activity (of its step, since its first claim); waits (how often it was overdue); given_back

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paigeant_celery.core.document_changes import Change, diff
+from paigeant_celery.core.document_changes import DocumentChange, diff
 from paigeant_celery.core.documents import read_document
 
 SAMPLES = Path(__file__).parents[2] / "data" / "documents"
 
 
-def changes(before: list[Any], after: list[Any], old: dict[str, Any] | None = None, new: Any = None) -> list[Change]:
+def changes(
+    before: list[Any], after: list[Any], old: dict[str, Any] | None = None, new: Any = None
+) -> list[DocumentChange]:
     return diff(
         read_document({"version": 1, "itinerary": before, **(old or {})}),
         read_document({"version": 1, "itinerary": after, **(new or {})}),
@@ -55,10 +57,10 @@ def test_a_changed_part_is_told_with_both_values() -> None:
     )
 
     assert before == [
-        Change(kind="removed", path="stream", before=True),
-        Change(kind="added", path="variables.w", after=[2]),
-        Change(kind="changed", path="itinerary.a.prompt", before="x", after="y"),
-        Change(kind="changed", path="itinerary.a.deps.b.c", before=1, after=2),
+        DocumentChange(kind="removed", path="stream", before=True),
+        DocumentChange(kind="added", path="variables.w", after=[2]),
+        DocumentChange(kind="changed", path="itinerary.a.prompt", before="x", after="y"),
+        DocumentChange(kind="changed", path="itinerary.a.deps.b.c", before=1, after=2),
     ]
 
 
@@ -68,9 +70,9 @@ def test_steps_are_compared_by_their_ids() -> None:
     after = [agent("z"), agent("a"), agent("a", "again"), {"sleep_for": 5}]
 
     assert changes(before, after) == [
-        Change(kind="removed", path="itinerary.b", before=agent("b")),
-        Change(kind="added", path="itinerary.z", after=agent("z")),
-        Change(kind="added", path="itinerary.sleep", after={"sleep_for": 5.0}),
+        DocumentChange(kind="removed", path="itinerary.b", before=agent("b")),
+        DocumentChange(kind="added", path="itinerary.z", after=agent("z")),
+        DocumentChange(kind="added", path="itinerary.sleep", after={"sleep_for": 5.0}),
     ]
 
 
@@ -79,7 +81,7 @@ def test_a_step_that_moved_is_told_once() -> None:
     before, after = [agent(name) for name in "abcd"], [agent(name) for name in "bcda"]
 
     assert changes(before, after) == [
-        Change(kind="moved", path="itinerary.a", before="first", after="after d"),
+        DocumentChange(kind="moved", path="itinerary.a", before="first", after="after d"),
     ]
 
 
@@ -89,22 +91,22 @@ def test_branches_are_compared_in_their_block() -> None:
     after = {"parallel": {"x": [agent("a", "y")], "z": [agent("b")]}, "join": "any"}
 
     assert changes([before], [after]) == [
-        Change(kind="added", path="itinerary.parallel.join", after="any"),
-        Change(kind="changed", path="itinerary.parallel.parallel.x.a.prompt", before="x", after="y"),
-        Change(kind="removed", path="itinerary.parallel.parallel.y.b", before=agent("b")),
-        Change(kind="added", path="itinerary.parallel.parallel.z.b", after=agent("b")),
+        DocumentChange(kind="added", path="itinerary.parallel.join", after="any"),
+        DocumentChange(kind="changed", path="itinerary.parallel.parallel.x.a.prompt", before="x", after="y"),
+        DocumentChange(kind="removed", path="itinerary.parallel.parallel.y.b", before=agent("b")),
+        DocumentChange(kind="added", path="itinerary.parallel.parallel.z.b", after=agent("b")),
     ]
 
 
 def test_a_step_of_another_kind_is_changed_as_a_whole() -> None:
     """A wait is no agent."""
     assert changes([agent("a", step_id="s")], [{"wait_for": "a", "step_id": "s"}]) == [
-        Change(kind="changed", path="itinerary.s", before=agent("a"), after={"wait_for": "a"})
+        DocumentChange(kind="changed", path="itinerary.s", before=agent("a"), after={"wait_for": "a"})
     ]
 
 
 def test_true_is_not_1() -> None:
     """They are equal in Python, and not in JSON."""
     assert changes([agent("a", deps=True)], [agent("a", deps=1)]) == [
-        Change(kind="changed", path="itinerary.a.deps", before=True, after=1)
+        DocumentChange(kind="changed", path="itinerary.a.deps", before=True, after=1)
     ]

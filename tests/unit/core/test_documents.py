@@ -131,7 +131,7 @@ def test_steps_that_agents_inserted_are_not_planned_again() -> None:
     document = read_document(sample("exported_v1.json"))
 
     assert [step.activity for step in document.steps()] == ["planner", "writer"]
-    assert [step.step_id for step in document.remaining] == ["writer"]
+    assert [(index, step.step_id) for index, step in document.remaining] == [(2, "writer")]
 
 
 @pytest.mark.parametrize(

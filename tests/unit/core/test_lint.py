@@ -161,8 +161,11 @@ def test_a_text_that_cannot_be_read_is_one_finding() -> None:
 
 def test_a_path_on_the_slip_is_found_in_the_document() -> None:
     """What a dispatch refuses is told as the document has it."""
-    steps = read_document({"version": 1, "itinerary": [A, {"parallel": {"x": [A], "y": [A, A]}}]}).itinerary
+    steps = list(
+        enumerate(read_document({"version": 1, "itinerary": [A, {"parallel": {"x": [A], "y": [A, A]}}]}).itinerary)
+    )
 
     assert in_document(steps, "itinerary[1].branches[1].steps[1].prompt[0]") == "itinerary[1].parallel.y[1].prompt[0]"
     assert in_document(steps, "itinerary[0].agent_name") == "itinerary[0].agent"
     assert in_document(steps, "variables.x") == "variables.x"
+    assert in_document(steps[1:], "itinerary[0].branches[0].steps[0]") == "itinerary[1].parallel.x[0]"
