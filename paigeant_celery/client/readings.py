@@ -184,8 +184,8 @@ class WorkflowStatus:
     it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
 
     `stuck` says why nobody will run the current step, or one in a branch, if no worker serves its queue. `runner` is
-    the process that runs it. While it is queued, `ahead` is about how many messages of its queue are before its own, and
-    `last_failure` is why its last attempt failed, if one did.
+    the process that runs it. While it is queued, `ahead` is about how many messages of its queue are before its own,
+    and `last_failure` is why its last attempt failed, if one did.
 
     Of a fork, `origin` says which `workflow` it was made of, and the `step` at which it begins. The steps before that
     are `executed`; their branches are those of the original, and not here.

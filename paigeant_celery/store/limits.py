@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 __all__ = ["LIMITS", "StoreLimits", "with_limits"]
 
-_CAPITALS = re.compile(r"\b[A-Z][A-Z_]+\b")
+_CAPITALS = re.compile(r"(?<!['\w])[A-Z][A-Z_]+\b")  # not at the beginning of a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class StoreLimits:
     asked_at_once: int = 100  # waits read at once from the index of those that are open
     listed_at_once: int = 100  # workflows read at once from the index
     most_scanned: int = 5_000  # of the index, in search of some with a prefix
+    looked_over: int = 10  # texts of the index that one pass compares with the records
     expired_listed: int = 200  # workflows that leave the index at once
     most_buckets: int = 25  # that have an upper end, of a histogram of times
     day: int = 86_400_000

@@ -86,7 +86,8 @@
 --                                     hop
 -- {prefix}:meta               hash    broker (where it was last reached), broker_id (what it is known by, unless the address
 --                                     is all that is known); format (that of the newest worker that ever began); swept_at,
---                                     held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
+--                                     looked_over (up to where sweeps have looked at the list), listed ('1' if those that
+--                                     older versions recorded are); held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
 --                                     (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those

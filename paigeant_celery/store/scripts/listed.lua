@@ -30,10 +30,7 @@ local function read(workflow)
   local state, hop, created_at, updated_at, why = unpack(record)
   local listed = listing_of(workflow)
   if record.err or not (state and hop and created_at and updated_at) then
-    local gone = {}
-    if listed then add_texts(gone, listed) end
-    in_lots('ZREM', index, gone)
-    if listed then redis.pcall('ZREM', ended, listed.text) end
+    if listed then unlist(listed) end
     return nil
   end
   local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'attempt', 'failure', 'given_back', 'owner', 'claimed_at',
@@ -44,10 +41,7 @@ local function read(workflow)
   if not listed or listed.state ~= letter or listed.age ~= age_of(created_at) then
     listed = listing_in(list(workflow, letter, nil, nil, created_at))
     if not listed then return nil end
-    if OF_ENDED[letter] then
-      local left = redis.call('PTTL', wf_key(workflow))
-      if left >= 0 then redis.pcall('ZADD', ended, int(now + left), listed.text) end
-    end
+    leave_with(listed.text)
   end
   -- As READ says it.
   local told = (state == 'parked' or state == 'failed') and why

@@ -113,6 +113,22 @@ local function leave_at(workflow, state, at)
   if listed then redis.pcall('ZADD', ended, at, listed) end
 end
 
+-- See to it that a workflow leaves the list with its record, if it has ended: an older version may have ended it.
+local function leave_with(text)
+  local listed = listing_in(text)
+  if not listed or not OF_ENDED[listed.state] then return end
+  local left = redis.pcall('PTTL', wf_key(listed.workflow))
+  if type(left) == 'number' and left >= 0 then redis.pcall('ZADD', ended, 'NX', int(now + left), text) end
+end
+
+-- Remove a listing whose workflow is gone.
+local function unlist(listed)
+  local texts = {}
+  add_texts(texts, listed)
+  in_lots('ZREM', index, texts)
+  redis.pcall('ZREM', ended, listed.text)
+end
+
 -- Remove from the list those whose records have expired, some of them. Returns how many.
 local function drop_expired(most)
   local texts = redis.pcall('ZRANGEBYSCORE', ended, '-inf', '(' .. int(now), 'LIMIT', 0, most)
@@ -157,6 +173,29 @@ local function unlist_waits(hop, tokens)
   local texts = {}
   add_waits(texts, hop, tokens)
   in_lots('ZREM', index, texts)
+end
+
+-- Look at some of what is listed, after what was looked at last: an older version may have changed a record, or the server
+-- may have lost it. So whatever is wrong is put right, even if nobody reads the list.
+local function look_over(most)
+  local after = redis.pcall('HGET', meta, 'looked_over')
+  local from = type(after) == 'string' and after ~= '' and '(' .. after or '[i'
+  local texts = redis.pcall('ZRANGEBYLEX', index, from, '(o', 'LIMIT', 0, most) -- those by id, and of waits
+  if #texts == 0 and from == '[i' then return end
+  for _, text in ipairs(texts) do
+    local listed = listing_in(text)
+    local behind = text:match('^n[^%z]*%z(.*)$')
+    local token = behind and behind:sub(AGE + 1)
+    if listed and redis.call('EXISTS', wf_key(listed.workflow)) == 0 then
+      unlist(listed)
+    elseif listed then
+      leave_with(relist(listed.workflow) or nil)
+    elseif token then
+      local is_open = redis.pcall('HGET', hop_key(token:match('^[^~]*')), ':state:' .. token)
+      if is_open ~= 'open' then redis.pcall('ZREM', index, text) end
+    end
+  end
+  redis.pcall('HSET', meta, 'looked_over', #texts == most and texts[#texts] or '')
 end
 
 -- Times, in buckets: the first one is up to 10 ms, each next one up to twice as much. They are kept by day, as

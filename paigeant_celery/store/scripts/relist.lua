@@ -6,11 +6,9 @@ local unknown = {}
 for i = 2, #ARGV, 3 do
   local workflow, activity, step = unpack(ARGV, i, i + 2)
   if activity == '' then activity, step = nil, nil end
-  local listed = listing_in(relist(workflow, activity, step) or nil)
-  if listed and OF_ENDED[listed.state] then
-    local left = redis.call('PTTL', wf_key(workflow))
-    if left >= 0 then redis.pcall('ZADD', ended, int(now + left), listed.text) end
-  end
+  local text = relist(workflow, activity, step) or nil
+  leave_with(text)
+  local listed = listing_in(text)
   if listed and listed.activity == '' then
     local hop, envelope = unpack(redis.call('HMGET', wf_key(workflow), 'hop', 'envelope'))
     envelope = envelope or redis.pcall('HMGET', hop_key(hop), 'envelope')[1]

@@ -261,6 +261,7 @@ if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
     look_at_deadline(workflow)
   end
   is_cut = end_more() or is_cut or is_full()
+  look_over(LOOKED_OVER)
   is_cut = drop_expired(EXPIRED_LISTED) == EXPIRED_LISTED or is_cut
   if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end

@@ -10,7 +10,7 @@ local wrong = misplaced(hop_key(hop), 'hash', asked, 'zset')
 if wrong then return wrong end
 local workflow, answer, open = may_close(hop, owner, fence)
 if not workflow then return answer end
-wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', blob_key(workflow), 'hash')
+wrong = misplaced(events_key(workflow), 'stream', blob_key(workflow), 'hash')
 if wrong then return wrong end
 
 local found = redis.call('HGET', hop_key(hop), ':id:' .. wait_id)
@@ -21,7 +21,8 @@ for _, each in ipairs(tokens_in(open)) do
 end
 if #others >= MAX_WAITS then return 'too_many' end
 
-local age = age_of(redis.call('HGET', wf_key(workflow), 'created_at') or 0)
+local created_at = redis.pcall('HGET', wf_key(workflow), 'created_at')
+local age = age_of(type(created_at) == 'string' and tonumber(created_at) or 0)
 -- Writes that need memory come first.
 local number = redis.call('HINCRBY', hop_key(hop), ':waits', 1)
 if found then

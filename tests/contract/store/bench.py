@@ -15,6 +15,7 @@ from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
+from tests.support.listing import check_listing
 
 LEASE = 30.0  # seconds; never expires within a test
 BRIEF_LEASE = 0.2
@@ -114,45 +115,8 @@ def check_places(bench: Bench) -> None:
     assert set(places) <= set(states)
     assert leases == owners
     if isinstance(bench, RedisBench):
-        check_listing(bench)
-
-
-STATE_LETTERS = {"queued": "q", "running": "r", "waiting": "t", "suspended": "s", "parked": "q"}
-WORKFLOW_LETTERS = {"completed": "c", "failed": "f", "parked": "p", "cancelled": "x"}
-LAST = 2**53 - 1
-
-
-def check_listing(bench: RedisBench) -> None:
-    """Check that each workflow is listed as its record says, and each open wait, and nothing else."""
-    listed = set(cast("list[str]", bench.client.zrange(bench.key("index"), 0, -1)))
-    ending = dict(cast("list[tuple[str, float]]", bench.client.zrange(bench.key("ended"), 0, -1, withscores=True)))
-    workflows = hashes(bench, "wf")
-    hops = hashes(bench, "hop")
-    texts = {text for text in listed if text.startswith("i")}
-    about = {text[1:].split(" ", 1)[0]: text[1:].split(" ", 1)[1] for text in texts}
-    assert len(about) == len(texts), "a workflow is listed twice"
-    gone = {name for name in about if name not in workflows}
-    assert {name for name in gone if f"i{name} {about[name]}" not in ending} == set(), "it never leaves the list"
-    expected = set()
-    for name, text in about.items():
-        state, activity, step = text[0] + text[1:17], *text[18:].split(":", 1)
-        if name in workflows:
-            record, hop = workflows[name], hops.get(workflows[name]["hop"], {})
-            hop_state = "queued" if "given_back" in hop and hop["state"] == "waiting" else hop["state"]
-            letter = WORKFLOW_LETTERS.get(record["state"]) or STATE_LETTERS[hop_state]
-            assert (name, state) == (name, f"{letter}{LAST - int(record['created_at'])}")
-            assert (f"i{name} {text}" in ending) == (letter in "cfx")
-        expected |= {f"i{name} {state}:{activity}:{step}", f"s{state}{name}", f"a{activity}:{state}{name}"}
-    assert set(workflows) <= set(about)
-    waits = {
-        f"n{fields[':name:' + token]}\0{fields[':age']}{token}"
-        for fields in hops.values()
-        if fields.get("state") not in ("done", "failed", "cancelled")
-        for token in fields.get(":open", "").split()
-        if f":name:{token}" in fields  # some tests have tokens with spaces, which ours never have
-    }
-    assert {text for text in listed - expected if " " not in text} == {text for text in waits if " " not in text}
-    assert expected <= listed
+        listed, ended = (cast("list[str]", bench.client.zrange(bench.key(each), 0, -1)) for each in ("index", "ended"))
+        check_listing(listed, ended, hashes(bench, "wf"), hashes(bench, "hop"))
 
 
 def hashes(bench: RedisBench, kind: str) -> dict[str, dict[str, str]]:
