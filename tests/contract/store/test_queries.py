@@ -10,6 +10,7 @@ import pytest
 
 from paigeant_celery.core.errors import InvalidInput, StoreCorrupt
 from paigeant_celery.core.queries import WorkflowQuery
+from paigeant_celery.core.steps import ActivitySpec
 from paigeant_celery.core.waits import make_token
 from paigeant_celery.store.port import Claimed, NewWait, NewWorkflow, Standing
 from paigeant_celery.store.query_port import ListedPage
@@ -230,9 +231,8 @@ def test_what_expired_leaves_the_index_with_a_sweep(on_redis: RedisBench) -> Non
 
 def test_workflows_of_older_versions_are_added_once(on_redis: RedisBench) -> None:
     """After a deploy the list has what was recorded before it."""
-    envelope = (
-        '{"slip": {"itinerary": [{"kind": "activity", "agent_name": "draft", "step_id": "draft", "prompt": "Write."}]}}'
-    )
+    step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
+    envelope = f'{{"slip": {{"itinerary": [{step}]}}}}'
     on_redis.raw.start(NewWorkflow(correlation_id="old", content="c", hop=hop("old.0", envelope=envelope)))
     on_redis.client.delete(on_redis.key("index"))
 
