@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paigeant_celery.activities.celery_tasks import TaskActivity
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import FunctionActivity, activity
+    from paigeant_celery.activities.log_fields import WorkflowLogFilter
     from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
     from paigeant_celery.agents.agent_events import agent_events
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
@@ -217,6 +218,7 @@ _HOME = {
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
+    "WorkflowLogFilter": "activities.log_fields",
     "WorkflowOrigin": "store.port",
     "WorkflowPage": "client.queries",
     "WorkflowParked": "core.errors",
@@ -344,6 +346,7 @@ __all__ = [
     "WorkflowFailed",
     "WorkflowHandle",
     "WorkflowLimits",
+    "WorkflowLogFilter",
     "WorkflowOrigin",
     "WorkflowPage",
     "WorkflowParked",

@@ -7,17 +7,40 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["FIELDS", "HopLine", "WorkflowLogFilter", "line_here", "within_line"]
+__all__ = ["FIELDS", "OWN_FIELDS", "HopLine", "WorkflowLogFilter", "asks_for_fields", "line_here", "within_line"]
 
+ACTION = "action"
 NONE = "-"  # what a field is on a line that belongs to no hop
 
-# The fields that a line gets; `docs/telemetry.md` shows them.
-FIELDS = ("workflow", "hop", "step", "activity", "attempt")
+# The fields that a line gets. `docs/telemetry.md` shows both tables.
+FIELDS: Mapping[str, str] = {
+    "correlation_id": "the correlation id of the workflow",
+    "hop": "the id of the hop, which is that of its Celery task",
+    "step": "the path of the step",
+    "activity": "the activity",
+    "attempt": "the number of the attempt",
+}
+# What lines of ours say beside that, each where it is about that.
+OWN_FIELDS: Mapping[str, str] = {
+    ACTION: "a fixed word that says what the line is about",
+    "asked": "what somebody asked for on a page in Flower",
+    "broker": "the broker, without password",
+    "by": "who asked for it",
+    "error": "the class of an error",
+    "key": "the key of a record in the store",
+    "mode": "the mode of the transport",
+    "queue": "a queue",
+    "reason": "the code of why a message was refused, or a delivery dropped",
+    "sha256": "the digest of a message that was refused",
+    "size": "its size in bytes",
+    "trace": "classes and frames of an error, without its text",
+    "where": "file, line and function where a step failed",
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,8 +53,8 @@ class HopLine:
     attempt: int | str = NONE
 
     @property
-    def workflow(self) -> str:
-        """The correlation id."""
+    def correlation_id(self) -> str:
+        """The correlation id of the workflow."""
         return self.hop.partition(".")[0]
 
 
@@ -69,12 +92,20 @@ def line_here() -> HopLine | None:
     return None if is_ours else _only[-1]
 
 
+def asks_for_fields(format: str) -> bool:  # noqa: A002  # as `logging` and Celery call it
+    """Say whether the format of a handler has any of the fields."""
+    return any(f"%({name})" in format for name in FIELDS)
+
+
 class WorkflowLogFilter(logging.Filter):
-    """Adds `workflow` (the correlation id), `hop`, `step`, `activity` and `attempt` to each line of a handler.
+    """Adds `correlation_id`, `hop`, `step`, `activity` and `attempt` to each line of a handler.
 
     Put it on a handler, not on a logger: a logger's filters do not see the lines of loggers below it. What a line says
     itself stays; on a line that belongs to no hop each field is `-`.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields; no line is held back."""
@@ -82,8 +113,8 @@ class WorkflowLogFilter(logging.Filter):
         hop = own.get("hop")
         about_another = isinstance(hop, str) and line is not None and hop != line.hop
         for name in FIELDS:
-            if name not in own:
+            if own.get(name) is None:
                 own[name] = NONE if line is None or about_another else getattr(line, name)
-        if isinstance(hop, str) and own["workflow"] == NONE:
-            own["workflow"] = hop.partition(".")[0]
+        if isinstance(hop, str) and own["correlation_id"] == NONE:
+            own["correlation_id"] = hop.partition(".")[0]
         return True

@@ -32,7 +32,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "paigeant.activity": "the activity",
     "paigeant.attempt": "the number of the attempt; a wait, or a worker that ends, spends none",
     "paigeant.link": "of a link: `earlier_attempt`",
-    "paigeant.outcome": "how the attempt ended; `docs/telemetry.md` has the words",
+    "paigeant.outcome": "how the attempt ended: one of the outcomes below",
     "paigeant.step": "the path of the step",
 }
 

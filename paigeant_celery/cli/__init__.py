@@ -8,14 +8,20 @@ import sys
 import click
 
 from paigeant_celery.cli.acting import cancel, retry
+from paigeant_celery.cli.agents import agents
 from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
+from paigeant_celery.cli.checking import check
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
 from paigeant_celery.cli.queries import list_workflows, stats
+from paigeant_celery.cli.ready import ready
 from paigeant_celery.cli.replays import replay
-from paigeant_celery.cli.workflows import activities, graph, show
+from paigeant_celery.cli.results import result
+from paigeant_celery.cli.serving import activities
+from paigeant_celery.cli.showing import graph, show
+from paigeant_celery.cli.watching import watch
 
 __all__ = ["paigeant"]
 
@@ -28,22 +34,11 @@ def paigeant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (
-    list_workflows,
-    stats,
-    activities,
-    show,
-    graph,
-    inbox,
-    approve,
-    deny,
-    answer,
-    signal,
-    cancel,
-    retry,
-    fork,
-    replay,
-    rebind,
-    letters,
-):
+_commands = (
+    *(list_workflows, stats, activities, show, watch, graph, result),
+    *(inbox, approve, deny, answer, signal),
+    *(cancel, retry, fork, replay),
+    *(letters, agents, ready, check, rebind),
+)
+for _command in _commands:
     paigeant.add_command(_command)

@@ -19,7 +19,7 @@ def cancel(context: click.Context, correlation_id: str) -> None:
 
     if not WorkflowHandle(correlation_id, transport_of_app(context)).cancel_sync():
         raise Refused(f"workflow {correlation_id} has already ended", code="workflow_ended")
-    tell({"workflow": correlation_id, "cancelled": True}, [f"workflow {correlation_id} is cancelled"])
+    tell({"correlation_id": correlation_id, "cancelled": True}, [f"workflow {correlation_id} is cancelled"])
 
 
 @command()
@@ -40,4 +40,4 @@ def retry(context: click.Context, correlation_id: str, path: str | None, discard
         what = f"nothing in {shown(path)} is parked" if path is not None else f"workflow {correlation_id} is not parked"
         raise Refused(what, code="not_parked")
     what = shown(path) if path is not None else f"workflow {correlation_id}"
-    tell({"workflow": correlation_id, "path": path, "retried": True}, [f"{what} goes on"])
+    tell({"correlation_id": correlation_id, "path": path, "retried": True}, [f"{what} goes on"])

@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from paigeant_celery.cli.terminal import Table, print_text, shown, shown_lines
 
 __all__ = [
     "Command",
@@ -33,9 +31,9 @@ __all__ = [
     "shown_lines",
     "tell",
     "tell_next",
+    "tell_piece",
 ]
 
-GAP = "  "  # between two columns of a table in plain text
 ASKED_FOR = "paigeant_celery.json"  # where click keeps, for one call of a command, the form of JSON that is wanted
 
 Form: TypeAlias = Literal["document", "line"]
@@ -160,7 +158,7 @@ def refusal(error: Exception) -> Refused:
         case ConfigurationError() | InvalidInput() | StoreRequired() | UnknownTransport():
             ends = Exit.USAGE
         case TimeoutError():
-            ends = Exit.TIMEOUT
+            return Refused(shown(str(error)), code="timeout", ends=Exit.TIMEOUT)
         case _:
             ends = Exit.FAILED
     code = getattr(error, "reason", None) or _in_words(type(error).__name__)
@@ -176,7 +174,7 @@ def tell(document: object, text: Iterable[str | Table] = (), *, end: Exit = Exit
     if (form := _form(context)) is not None:
         click.echo(_json(document, form))
     else:
-        _print(text, context)
+        print_text(text, no_color=bool(getattr(context.obj, "no_color", False)))
     ended_with(end)
 
 
@@ -187,8 +185,18 @@ def tell_next(document: object, text: Iterable[str | Table] = ()) -> None:
         context.meta[ASKED_FOR] = "line"
         click.echo(_json(document, "line"))
     else:
-        _print(text, context)
+        print_text(text, no_color=bool(getattr(context.obj, "no_color", False)))
     sys.stdout.flush()
+
+
+def tell_piece(document: object, piece: str) -> None:
+    """Print the next piece of a stream: with `--json` a document in one line, and else text as it is."""
+    context = click.get_current_context()
+    if _form(context) is not None:
+        tell_next(document)
+    elif piece:
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
 
 
 def say_first(lines: Iterable[str]) -> bool:
@@ -203,67 +211,6 @@ def ended_with(end: Exit) -> None:
     """End the command here, without a further word, if `end` is not 0."""
     if end:
         click.get_current_context().exit(int(end))
-
-
-def shown(text: str) -> str:
-    """Return a text that somebody else wrote so that a terminal shows it, and does nothing else with it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def shown_lines(text: str, indent: str = "") -> Iterator[str]:
-    """Yield the lines of such a text, indented."""
-    return (f"{indent}{shown(line)}".rstrip() for line in text.split("\n"))
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under the names of columns. Whoever makes it need not escape what stands in it."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def lines(self) -> Iterator[str]:
-        """Yield it as plain text: columns as wide as they must be."""
-        rows = [[shown(cell) for cell in row] for row in (self.columns, *self.rows)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            yield GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-    def print_on(self, console: Console) -> None:
-        """Print it as rich does; nothing in it is markup."""
-        from rich import box
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in self.columns:
-            table.add_column(Text(name))
-        for row in self.rows:
-            table.add_row(*(Text(shown(cell), overflow="fold") for cell in row))
-        console.print(table)
-
-
-def _print(text: Iterable[str | Table], context: click.Context) -> None:
-    console = _console(context)
-    for part in text:
-        if isinstance(part, str):
-            click.echo(part)
-        elif console is not None:
-            part.print_on(console)
-        else:
-            for line in part.lines():
-                click.echo(line)
-
-
-def _console(context: click.Context) -> Console | None:
-    """Return what draws tables on a terminal; None if there is no terminal, or no rich."""
-    if not sys.stdout.isatty():
-        return None
-    try:
-        from rich.console import Console
-    except ImportError:
-        return None
-    return Console(file=sys.stdout, highlight=False, no_color=getattr(context.obj, "no_color", False) or None)
 
 
 def _json(document: object, form: Form) -> str:

@@ -379,7 +379,10 @@ class WorkflowHandle(AnswersWaits, Forkable):
     def _remind(self) -> None:
         """Log that nobody serves the current step, if that is so."""
         if nobody := self._nobody(self.status_sync()):
-            text, fields = "waiting for workflow %s: %s", {"action": "nobody_serves"}
+            text, fields = (
+                "waiting for workflow %s: %s",
+                {"action": "nobody_serves", "correlation_id": self.correlation_id},
+            )
             logger.warning(text, self.correlation_id, nobody, extra=fields)
 
     def _too_slow(self, timeout: float | None) -> TimeoutError:

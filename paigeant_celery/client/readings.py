@@ -82,7 +82,7 @@ class PendingWait:
     activity: str
     kind: WaitKind
     name: str
-    question: str | None
+    question: str | None = field(repr=False)
     calls: tuple[AskedCall, ...]
     since: datetime
     until: datetime | None

@@ -100,7 +100,10 @@ class Page(BaseHandler):  # type: ignore[misc]
     @property
     def shared(self) -> _State:
         """What the pages of this application share."""
-        state: _State = self.application.settings.setdefault(STATE, _State())
+        settings = self.application.settings
+        if STATE not in settings:
+            settings[STATE] = _State()
+        state: _State = settings[STATE]
         return state
 
     async def ask(self, question: Callable[[CeleryTransport], T]) -> T:

@@ -62,13 +62,9 @@ class WorkflowList(Page):
         asked = _Asked(
             **{name: self.get_query_argument(name, "") or "" for name in _Asked.__dataclass_fields__},
         )
-        refused = ""
-        try:
-            page = await self.ask(lambda transport: _page(transport, asked, now))
-        except InvalidInput as error:
+        page, counts, refused = await self.ask(lambda transport: _read(transport, asked, now))
+        if refused:
             self.set_status(400)
-            page, refused = WorkflowPage(items=()), str(error)
-        counts = await self.ask(_counts)
         self.show(
             "paigeant_workflows.html",
             words=words,
@@ -85,20 +81,23 @@ class WorkflowList(Page):
         )
 
 
-def _page(transport: CeleryTransport, asked: _Asked, now: datetime) -> WorkflowPage:
+def _read(transport: CeleryTransport, asked: _Asked, now: datetime) -> tuple[WorkflowPage, WorkflowCounts, str]:
+    """Return a page, how many there are, and what is wrong with what is asked."""
+    workflows = Workflows(transport)
+    page, refused = WorkflowPage(items=()), ""
     _, before, age = AGES.get(asked.age, ("", False, None))
     moment = now - age if age is not None else None
-    return Workflows(transport).page_sync(
-        state=asked.state or None,  # type: ignore[arg-type] # it is checked there
-        activity=asked.activity or None,
-        waits_for=asked.waits_for or None,
-        since=None if before else moment,
-        before=moment if before else None,
-        prefix=asked.prefix or None,
-        after=asked.after or None,
-        limit=AT_ONCE,
-    )
-
-
-def _counts(transport: CeleryTransport) -> WorkflowCounts:
-    return Workflows(transport).counts_sync()
+    try:
+        page = workflows.page_sync(
+            state=asked.state or None,  # type: ignore[arg-type]  # it is checked there
+            activity=asked.activity or None,
+            waits_for=asked.waits_for or None,
+            since=None if before else moment,
+            before=moment if before else None,
+            prefix=asked.prefix or None,
+            after=asked.after or None,
+            limit=AT_ONCE,
+        )
+    except InvalidInput as error:
+        refused = str(error)
+    return page, workflows.counts_sync(), refused

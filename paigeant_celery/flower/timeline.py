@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -17,8 +17,9 @@ from paigeant_celery.flower.words import cut, text_of
 __all__ = ["Bar", "Row", "Span", "rows_of", "steps_in"]
 
 SHORT = 600  # characters of an output in the table
+BRIEF = 60  # characters of one that has no row of its own
 FORMS = {"parallel": "parallel", "for_each": "for each", "sub_workflow": "sub-workflow"}
-ENDED = ("completed", "failed", "cancelled")
+ENDED = ("failed", "cancelled")
 THINNEST = 0.4  # per cent of the axis; what is shorter could not be seen
 
 
@@ -49,7 +50,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A step, a branch, or how many more branches there are in a state.
+    """A step, a branch, or how many more branches there are in a state. `branch` names that of its only step.
 
     `output` and the texts of `error` and `trace` are confidential; they are empty for those who may not see them.
     """
@@ -58,6 +59,7 @@ class Row:
     depth: int
     name: str
     state: str
+    branch: str = ""
     path: str = ""
     activity: str = ""
     form: str = ""
@@ -77,6 +79,11 @@ class Row:
     trace: str = ""
     output: str = ""
     has_output: bool = False
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether the output fits into a line beside the name."""
+        return len(self.output) <= BRIEF and "\n" not in self.output
 
     @property
     def may_retry(self) -> bool:
@@ -115,6 +122,10 @@ class _Rows:
 
     def _branches(self, block: OutlinedBlock, path: str, depth: int, begins: datetime) -> Iterator[Row]:
         for branch in block.branches:
+            only = branch.steps[0] if len(branch.steps) == 1 and branch.steps[0].block is None else None
+            if only is not None:
+                yield replace(self._row(only, depth, begins), branch=branch.name)
+                continue
             yield self._branch(branch, path, depth)
             yield from self.steps(branch.steps, depth + 1, begins)
         for state, count in block.more.items():
@@ -134,7 +145,8 @@ class _Rows:
         bar = None
         if record is not None:
             bar = self._span.bar(record.started_at, record.finished_at)
-        elif step.state not in ("planned", "held"):
+        elif step.state not in (("planned", "held") if depth == 0 else ("planned", "held", *ENDED)):
+            # When a branch ended without a record is not known.
             bar = self._span.bar(begins, self._span.ends)
         return Row(
             kind="step",
@@ -154,7 +166,7 @@ class _Rows:
             size=_size(step),
             usage=record.usage if record is not None else None,
             cost=record.cost if record is not None else None,
-            waits=tuple(str(wait) for wait in step.waiting_for),
+            waits=tuple(str(replace(wait, path="")) for wait in step.waiting_for),
             error=failure.error_class if failure is not None else "",
             said=failure.text if failure is not None and self._content else "",
             trace=str(failure.cause) if failure is not None and failure.cause is not None and self._content else "",

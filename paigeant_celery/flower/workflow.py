@@ -86,5 +86,5 @@ def _values(reading: Reading) -> dict[str, Any]:
         "unreadable": reading.unreadable,
         "total": total,
         "parked": sum(row.may_retry for row in reading.rows),
-        "waits": [wait for row in reading.rows for wait in row.waits],
+        "waits": [(row.path, wait) for row in reading.rows for wait in row.waits],
     }

@@ -254,6 +254,16 @@ class Effects(ABC):
         `on_outdated` is called, in another thread, if a newer worker has begun and this one may no longer do that.
         """
 
+    @property
+    def swept_at(self) -> float | None:
+        """When this worker swept last, on the monotonic clock; None if it does not sweep."""
+        return None
+
+    @property
+    def sweep_failure(self) -> str:
+        """Why the last sweep ended early; empty if it did not."""
+        return ""
+
     @abstractmethod
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""

@@ -9,7 +9,7 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["goes_on", "host_id", "is_gone", "new_owner_id"]
+__all__ = ["goes_on", "host_id", "is_gone", "is_stopped", "new_owner_id"]
 
 PROC = Path("/proc")
 PARENT = 1  # its index in /proc/<pid>/stat after the name of the command
@@ -73,6 +73,12 @@ def goes_on(owner_id: str, *, of: str) -> bool:
     if stat is None or stat[0] in ENDED | STOPPED or stat[START_TIME] != process[1]:
         return False
     return str(above[0]) in (str(process[0]), stat[PARENT])
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped by a signal; False if this host cannot tell."""
+    stat = _stat_of(pid)
+    return stat is not None and stat[0] in STOPPED
 
 
 def _process_of(owner_id: str) -> tuple[int, str] | None:

@@ -307,6 +307,16 @@ class RecordedEffects(Effects):
         """Start sending again what is due or overdue."""
         self._sweeper.start(on_outdated, served)
 
+    @property
+    def swept_at(self) -> float | None:
+        """When the store answered a sweep last."""
+        return self._sweeper.swept_at
+
+    @property
+    def sweep_failure(self) -> str:
+        """What the last sweep failed with."""
+        return self._sweeper.failure
+
     def stop_sweeping(self) -> None:
         """Stop sending it, and leave that to other workers."""
         self._sweeper.stop()

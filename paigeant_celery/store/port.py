@@ -149,7 +149,7 @@ class Claimed:
     exhausted: bool = False
     created_at: datetime | None = None
     heard: Heard | None = None
-    brought: Mapping[str, str] = field(default_factory=dict)
+    brought: Mapping[str, str] = field(default_factory=dict, repr=False)
     waits: tuple[Wait, ...] = ()
     totals: Totals | None = None
     before: Before = NOTHING_BEFORE
@@ -196,13 +196,13 @@ class Completion:
     """
 
     closing: Closing
-    envelope: str
+    envelope: str = field(repr=False)
     next_hop: HopRecord | None
     step: str = ""
-    blobs: Mapping[str, str] = field(default_factory=dict)
+    blobs: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: Sequence[Mapping[str, str]] = ()
     said: Said | None = None
-    records: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, str] = field(default_factory=dict, repr=False)
     used: Usage | None = None
     end: str = ""
 
@@ -256,7 +256,7 @@ class WorkflowRecord:
     correlation_id: str
     state: WorkflowState
     content: str
-    envelope: str
+    envelope: str = field(repr=False)
     hop_id: str
     queue: str
     running: bool

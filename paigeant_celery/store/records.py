@@ -21,7 +21,7 @@ class HopRecord:
 
     hop_id: str
     queue: str
-    envelope: str
+    envelope: str = field(repr=False)
     digest: str
     activity: str = field(default="", compare=False)
     step_id: str = field(default="", compare=False)
@@ -59,7 +59,7 @@ class Said:
     """What a step adds to the end of a conversation: one line of text."""
 
     conversation: ConversationKey
-    text: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class NewWorkflow:
     content: str
     hop: HopRecord
     deadline: datetime | None = None
-    blobs: Mapping[str, str] = field(default_factory=dict)
+    blobs: Mapping[str, str] = field(default_factory=dict, repr=False)
     origin: WorkflowOrigin | None = None
     copied: Sequence[str] = ()
     said: Sequence[Said] = ()

@@ -22,6 +22,7 @@ from paigeant_celery.worker.runtime import HopRuntime
 from paigeant_celery.worker.shutdown import ending
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
+from paigeant_celery.worker.task_log import show_asked_fields
 
 __all__ = ["install", "install_importing_apps"]
 
@@ -49,6 +50,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         runtime = HopRuntime(transport)
         attach(app, Installation(transport, runtime=runtime, embedded=EmbeddedWorker(transport, runtime)))
         celeryd_init.connect(_refuse_unmade_broker)
+        show_asked_fields()
         app.steps["worker"].add(ending(runtime.shutdown))
         app.steps["consumer"].update({AgentQueues, EventsTogether})
         # Not earlier: registering a task would finalize the host's app while its modules are still loading.

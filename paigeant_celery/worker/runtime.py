@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -37,6 +37,7 @@ from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.deep_calls import deep_calls
 from paigeant_celery.worker.django_host import DjangoHost
 from paigeant_celery.worker.loop import ProcessLoop
+from paigeant_celery.worker.pulse import Pulse
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
 from paigeant_celery.worker.touching import Touching
@@ -70,8 +71,11 @@ class HopRuntime:
     def __init__(self, transport: CeleryTransport) -> None:
         host, settings = DjangoHost(transport.app), transport.settings
         self._names = Names(settings.prefix)
+        self.served: frozenset[str] | None = None  # by the worker of this process; None until it has begun
+        self.outdated = False  # a newer version has begun, so nothing more is taken
+        self.pulse = Pulse()
         self.broker_lost = False  # while Celery looks at what ran when it lost its connection
-        self.loop = ProcessLoop(host)
+        self.loop = ProcessLoop(host, turned=partial(self.pulse.give, "loop"))
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._look_out = LookOut(lambda: self.shutdown)
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
@@ -91,7 +95,7 @@ class HopRuntime:
             letters = transport.letter_queue
             alone = MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
             return NoLease(), alone, Touching(None, settings)
-        owner = Owner(store, lease=settings.lease)
+        owner = Owner(store, lease=settings.lease, renewed=partial(self.pulse.give, "lease"))
         effects = RecordedEffects(
             store=store,
             outbox=outbox,
@@ -112,6 +116,16 @@ class HopRuntime:
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
+
+    @property
+    def swept_at(self) -> float | None:
+        """When this worker swept last, on the monotonic clock; None if it does not sweep."""
+        return self._effects.swept_at
+
+    @property
+    def sweep_failure(self) -> str:
+        """Why the last sweep ended early; empty if it did not."""
+        return self._effects.sweep_failure
 
     @contextmanager
     def losing_broker(self) -> Iterator[None]:

@@ -68,6 +68,9 @@ REFUNDS_TEST = "# test_refunds.py"
 INBOX_PAGE = "# inbox_page.py"
 SCREEN = "# screen.py"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
+TELEMETRY = "def set_up() -> None:"
+LOG_FORMAT = "worker_log_format = "
+LOG_FILTER = "handler.addFilter(WorkflowLogFilter())"
 FLOWER_CONFIGURATION = "# flowerconfig.py"
 SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
@@ -101,6 +104,9 @@ RUN_BELOW = (
     INBOX_PAGE,
     SCREEN,
     OPENTELEMETRY,
+    TELEMETRY,
+    LOG_FORMAT,
+    LOG_FILTER,
     FLOWER_CONFIGURATION,
     SENTRY,
     EXAMPLE_DISPATCH,
@@ -1041,6 +1047,42 @@ def test_monitors_are_set_up_as_shown(tmp_path: Path) -> None:
     run_script(block(OPENTELEMETRY) + block(SENTRY), cwd=tmp_path)
 
 
+def test_an_sdk_and_a_log_that_are_set_up_as_shown_say_what_happened_in_a_hop(tmp_path: Path) -> None:
+    """What is copied from the page is all that it takes."""
+    measured = """
+import asyncio
+import sys
+
+from paigeant_celery import ActivityExecutor, WorkflowDispatcher, activity, get_transport
+
+@activity
+def draft() -> str:
+    logging.getLogger("a.library").warning("a line")
+    return "drafted"
+
+async def main():
+    transport, dispatcher = get_transport("inmemory"), WorkflowDispatcher()
+    ran = await dispatcher.dispatch_workflow(transport, itinerary=[draft.activity()], correlation_id="w")
+    executor = asyncio.create_task(ActivityExecutor(transport, "draft", __name__).start())
+    await dispatcher.handle(ran, transport).result(20)
+    executor.cancel()
+    await asyncio.gather(executor, return_exceptions=True)
+
+set_up()
+handler.setFormatter(logging.Formatter(worker_log_format))
+handler.setStream(sys.stdout)
+logging.getLogger("a.library").addHandler(handler)
+asyncio.run(main())
+trace.get_tracer_provider().shutdown()
+metrics.get_meter_provider().shutdown()
+"""
+    printed = run_script(block(TELEMETRY) + block(LOG_FORMAT) + block(LOG_FILTER) + measured, cwd=tmp_path)
+
+    assert "WARNING/MainProcess] [w.0 draft] a line" in printed
+    for name in ("dispatch workflow", "process paigeant.draft", "paigeant.hops", "messaging.process.duration"):
+        assert f'"name": "{name}"' in printed
+
+
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
     tmp_path: Path, own_redis: Callable[..., RedisServer]
 ) -> None:
@@ -1147,8 +1189,8 @@ def test_a_figure_in_a_sentence_is_the_one_that_the_code_has(document: str, sent
 def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
     """Its readers know nothing else about the code."""
     page = read("docs/architecture.md")
-    wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - {"cli"}
-    faces = {file.name for file in PACKAGE.glob("*.py")} | {"cli/"}
+    wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - {"cli", "flower"}
+    faces = {file.name for file in PACKAGE.glob("*.py")} | {"cli/", "flower/"}
 
     assert words(table("docs/architecture.md", "wing")) == {f"{wing}/" for wing in wings}
     assert words(table("docs/architecture.md", "face")) == faces

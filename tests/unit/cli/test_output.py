@@ -72,7 +72,7 @@ def test_the_lines_of_a_stream_are_json_each() -> None:
         (SignalRefused("workflow_ended", "w", "it ended"), "workflow_ended", 1),
         (WorkflowFailed("w", "step", "ValueError", "no"), "workflow_failed", 1),
         (Unreachable("store", "redis://here", "gone"), "unreachable", 5),
-        (TimeoutError("not yet"), "timeout_error", 4),
+        (TimeoutError("not yet"), "timeout", 4),
         (Refused("as things stand", code="not_parked"), "not_parked", 1),
         (click.UsageError("typed wrongly"), "usage", 2),
         (click.ClickException("said by a library"), "refused", 1),

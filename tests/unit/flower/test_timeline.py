@@ -56,19 +56,24 @@ def test_a_bar_is_seen_and_stays_on_the_axis_whatever_the_clocks_say() -> None:
 
 def test_branches_stand_below_their_block_and_those_left_out_are_counted() -> None:
     """A block may have a thousand branches."""
-    branch = OutlinedBranch(name="0", state="parked", steps=(PARKED,))
-    block = OutlinedBlock(form="for_each", branches=(branch,), more={"completed": 980})
+    branches = (
+        OutlinedBranch(name="0", state="parked", steps=(PARKED, PLANNED)),
+        OutlinedBranch(name="1", state="parked", steps=(PARKED,)),
+    )
+    block = OutlinedBlock(form="for_each", branches=branches, more={"completed": 980})
     whole = OutlinedStep(step_id="all", activity="_flow", state="suspended", path="all", block=block, hop_id="w.0")
 
     rows = rows_of((whole,), SPAN, outputs={}, content=True)
 
-    assert [(row.kind, row.depth, row.name, row.state) for row in rows] == [
-        ("step", 0, "all", "suspended"),
-        ("branch", 1, "0", "parked"),
-        ("step", 2, "b", "parked"),
-        ("more", 1, "980 more completed", "completed"),
+    assert [(row.kind, row.depth, row.branch, row.name, row.state) for row in rows] == [
+        ("step", 0, "", "all", "suspended"),
+        ("branch", 1, "", "0", "parked"),
+        ("step", 2, "", "b", "parked"),
+        ("step", 2, "", "c", "planned"),
+        ("step", 1, "1", "b", "parked"),
+        ("more", 1, "", "980 more completed", "completed"),
     ]
-    assert [row.may_retry for row in rows] == [False, False, True, False]
+    assert [row.may_retry for row in rows] == [False, False, True, False, True, False]
 
 
 def test_those_who_may_not_see_content_get_names_and_sizes() -> None:
