@@ -77,11 +77,10 @@ def stats(context: click.Context) -> None:
 
 def _document(summary: WorkflowSummary) -> dict[str, object]:
     document: dict[str, object] = {each.name: getattr(summary, each.name) for each in fields(summary)}
-    document["workflow"] = document.pop("correlation_id")
     for name in ("failure", "last_failure"):
         document[name] = _failure(getattr(summary, name))
     document["runner"] = asdict(summary.runner) if summary.runner is not None else None
-    return {"workflow": document.pop("workflow"), **document}
+    return document
 
 
 def _failure(failure: Failure | None) -> dict[str, object] | None:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
-from paigeant_celery.client.stuck import WAIT_FOR_WORKERS, runner_of, why_stuck
+from paigeant_celery.client.stuck import WAIT_FOR_WORKERS, runner_of, serving_of, why_stuck
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
@@ -150,7 +150,7 @@ class Workflows:
         )  # fmt: skip
         store = self._store("page")
         found = store.listed(query)
-        serving = store.serving() if any(each.state in WAIT_FOR_WORKERS for each in found.items) else None
+        serving = serving_of(store) if any(each.state in WAIT_FOR_WORKERS for each in found.items) else None
         return WorkflowPage(items=tuple(_summary(each, serving) for each in found.items), next=found.next)
 
     async def counts(self) -> WorkflowCounts:

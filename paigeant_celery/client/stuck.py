@@ -10,9 +10,10 @@ from difflib import get_close_matches
 from paigeant_celery.client.readings import BranchStatus, Runner
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.names import FLOW
-from paigeant_celery.store.query_port import ListedWorkflow, QueryStore, Serving
+from paigeant_celery.store.port import Store
+from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
-__all__ = ["WAIT_FOR_WORKERS", "Outlook", "outlook_of", "runner_of", "why_stuck"]
+__all__ = ["WAIT_FOR_WORKERS", "Outlook", "outlook_of", "runner_of", "serving_of", "why_stuck"]
 
 WAIT_FOR_WORKERS = ("queued", "retrying")
 UNSERVED = timedelta(seconds=15)  # a worker that serves a queue says so about once a second, unless it is held up
@@ -28,9 +29,13 @@ class Outlook:
     last_failure: Failure | None = None
 
 
-def outlook_of(
-    store: QueryStore, correlation_id: str, *, activity: str | None, branches: Sequence[BranchStatus]
-) -> Outlook:
+def serving_of(store: Store) -> Serving | None:
+    """Return who serves which queues; None if that means nothing, because tests deliver the messages themselves."""
+    serving = store.serving()
+    return serving if store.shared or serving.swept_at is not None else None
+
+
+def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branches: Sequence[BranchStatus]) -> Outlook:
     """Return what is known of the current step of a workflow, or of those in its branches."""
     found = store.standing(correlation_id)
     waiting = [branch for branch in _all(branches) if branch.state in WAIT_FOR_WORKERS and branch.queue]
@@ -38,11 +43,11 @@ def outlook_of(
         return Outlook()
     stuck: str | None = None
     if waiting or found.state in WAIT_FOR_WORKERS:
-        serving = store.serving()
+        serving = serving_of(store)
         told = [(each.activity or "", each.queue, f" (in {each.path})") for each in waiting]
         if found.state in WAIT_FOR_WORKERS:
             told = [(activity or found.activity, found.queue, "")]
-        reasons = ((why_stuck(name, queue, serving), where) for name, queue, where in told)
+        reasons = ((why_stuck(name, queue, serving), where) for name, queue, where in told if serving is not None)
         stuck = next((f"{why}{where}" for why, where in reasons if why is not None), None)
     return Outlook(stuck=stuck, runner=runner_of(found), ahead=found.ahead, last_failure=found.last_failure)
 
