@@ -6,7 +6,8 @@ It records so many workflows of some activities, by a store of its own on a serv
 completed, some wait for a signal, failed, are queued or run. Then it reads
 
 - pages of 50 with filters, each so many times, the first one and one from the middle: the median and the slowest, from
-  the call to the answer in this process, in ms. A `since` leaves out the older half.
+  the call to the answer in this process, in ms, and the CPU of this process and of the server, on which other
+  programs of the machine have less influence. A `since` leaves out the older half.
 - what the server needs for the index and for all else of a workflow, by `MEMORY USAGE` of the index and by what the
   server used before and after, divided by the number of workflows.
 
@@ -80,7 +81,7 @@ def main() -> int:
             states = dict(_record_all(store, size))
             print(f"{size.workflows} workflows recorded in {time.monotonic() - began:.0f} s", flush=True)
             store.counted()  # looks for older ones, once
-            print("\n".join(_page_lines(store, size, states)), flush=True)
+            print("\n".join(_page_lines(store, client, size, states)), flush=True)
             print("\n".join(_memory_lines(client, size, before)), flush=True)
             store.close()
     except NoServer as error:
@@ -165,33 +166,44 @@ def _queries(store: RedisStore, size: Size) -> Mapping[str, WorkflowQuery]:
     }
 
 
-def _page_lines(store: RedisStore, size: Size, states: Mapping[str, int]) -> Iterator[str]:
+def _page_lines(store: RedisStore, client: redis.Redis, size: Size, states: Mapping[str, int]) -> Iterator[str]:
     counted: dict[str, int] = {}
     for each in store.counted().values():
         for state, count in each.items():
             counted[state] = counted.get(state, 0) + count
     if counted != dict(states):
         raise WrongOutput(f"{counted} are counted of {dict(states)}")
-    yield f"\n{'a page of 50':<44}{'ms':>8}{'slowest':>10}{'items':>7}{'reach':>8}"
+    yield f"\n{'a page of 50':<44}{'ms':>8}{'slowest':>10}{'CPU':>10}{'of server':>10}{'items':>7}{'reach':>8}"
     for name, query in _queries(store, size).items():
-        times, items = _timed(lambda query=query: store.listed(query), size.pages)  # type: ignore[misc]
+        before = _server_cpu(client)
+        times, items, own = _timed(lambda query=query: store.listed(query), size.pages)  # type: ignore[misc]
         wrong = [each for each in items if query.states and each.state not in query.states]
         if wrong or (not items and query.since is None):  # few are recorded for a look
             raise WrongOutput(f"{name}: {len(wrong)} of {len(items)} do not fit")
         median = statistics.median(times)
         verdict = "reached" if median <= REACH else "missed"
-        yield f"{name:<44}{median:>8.2f}{max(times):>10.2f}{len(items):>7}{REACH:>8g}  {verdict}"
-    times, _ = _timed(lambda: replace(store.listed(WorkflowQuery(limit=1)), next=str(store.counted())), size.pages)
+        server = (_server_cpu(client) - before) / size.pages * 1000
+        yield (
+            f"{name:<44}{median:>8.2f}{max(times):>10.2f}{own:>10.2f}{server:>10.2f}{len(items):>7}{REACH:>8g}  {verdict}"
+        )
+    times, *_ = _timed(lambda: replace(store.listed(WorkflowQuery(limit=1)), next=str(store.counted())), size.pages)
     yield f"{'counting, with a page of 1':<44}{statistics.median(times):>8.2f}{max(times):>10.2f}"
 
 
-def _timed(ask: Callable[[], Any], times: int) -> tuple[list[float], tuple[Any, ...]]:
+def _server_cpu(client: redis.Redis) -> float:
+    """Return the seconds of CPU that the server has used."""
+    info: Any = client.info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+
+def _timed(ask: Callable[[], Any], times: int) -> tuple[list[float], tuple[Any, ...], float]:
     found: list[float] = []
+    worked = time.process_time()
     for _ in range(times):
         began = time.perf_counter()
         page = ask()
         found.append((time.perf_counter() - began) * 1000)
-    return found, page.items
+    return found, page.items, (time.process_time() - worked) / times * 1000
 
 
 def _memory_lines(client: redis.Redis, size: Size, before: int) -> Iterator[str]:
