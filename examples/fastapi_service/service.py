@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -31,7 +31,6 @@ from paigeant_celery import (
     WorkflowError,
     WorkflowHandle,
     WorkflowResult,
-    WorkflowStatus,
     get_transport,
 )
 
@@ -82,6 +81,15 @@ class Started(BaseModel):
     """The id of a workflow."""
 
     id: str
+
+
+class Standing(BaseModel):
+    """Where a workflow stands. The text of an error may quote notes, and its frames name files: they stay here."""
+
+    state: str
+    executed: tuple[str, ...]
+    remaining: tuple[str, ...]
+    error: str | None
 
 
 class Question(BaseModel):
@@ -136,9 +144,11 @@ async def start(notes: Notes, idempotency_key: Annotated[str | None, Header()] =
 
 
 @web.get("/workflows/{correlation_id}")
-async def show(handle: Handle) -> WorkflowStatus:
+async def show(handle: Handle) -> Standing:
     """Say where a workflow stands."""
-    return await handle.status()
+    status = await handle.status()
+    error = status.failure.error_class if status.failure is not None else None
+    return Standing(state=status.state, executed=status.executed, remaining=status.remaining, error=error)
 
 
 @web.get("/workflows/{correlation_id}/result")
@@ -220,7 +230,7 @@ async def approvals(handle: WorkflowHandle) -> list[tuple[str, AskedCall]]:
     return [(wait.token, call) for wait in await handle.pending() for call in wait.calls if call.kind == "approval"]
 
 
-def sent(lines: AsyncIterator[str]) -> StreamingResponse:
+def sent(lines: AsyncGenerator[str, None]) -> StreamingResponse:
     """Return a response that ends with the lines."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter is for nginx
     return StreamingResponse(streams.with_heartbeats(lines), media_type="text/event-stream", headers=headers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +29,11 @@ END = "event: end\ndata: {}\n\n"  # without it, a browser would come back for mo
 IDS = ("messageId", "parentMessageId", "entityId")  # made at random by AG-UI's stream
 
 
-async def events(handle: WorkflowHandle, after: str | None) -> AsyncIterator[str]:
+async def events(handle: WorkflowHandle, after: str | None) -> AsyncGenerator[str, None]:
     """Return what happens to a workflow, from its start or from behind a cursor."""
     past = await asyncio.to_thread(handle.events_so_far, after)
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncGenerator[str, None]:
         async for event in _all(handle, past, after):
             yield f"id: {event.cursor}\ndata: {EVENT.dump_json(event).decode()}\n\n"
         yield END
@@ -41,14 +41,14 @@ async def events(handle: WorkflowHandle, after: str | None) -> AsyncIterator[str
     return lines()
 
 
-async def screen(handle: WorkflowHandle, after: str | None) -> AsyncIterator[str]:
+async def screen(handle: WorkflowHandle, after: str | None) -> AsyncGenerator[str, None]:
     """Return what the agents do, as events of AG-UI, from the start or from behind one of them.
 
     A text goes on where it was broken off, so all is read from the start again, and what was sent is left out.
     """
     past = await asyncio.to_thread(handle.events_so_far)
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncGenerator[str, None]:
         # Long workflows drop old events. If that one is gone, the screen begins anew.
         sent = after is not None and after.rpartition("/")[0] in {"", *(event.cursor for event in past)}
         async for id_, event in _Screen(handle.correlation_id, _all(handle, past, None)).events():
@@ -60,7 +60,7 @@ async def screen(handle: WorkflowHandle, after: str | None) -> AsyncIterator[str
     return lines()
 
 
-async def with_heartbeats(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+async def with_heartbeats(lines: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     """Yield the lines, and a comment if none has come for a while, which also shows that a browser has gone."""
     coming = asyncio.ensure_future(anext(lines))
     try:
@@ -76,6 +76,9 @@ async def with_heartbeats(lines: AsyncIterator[str]) -> AsyncIterator[str]:
             return
     finally:
         coming.cancel()
+        with suppress(asyncio.CancelledError, StopAsyncIteration):
+            await coming
+        await lines.aclose()
 
 
 async def _all(

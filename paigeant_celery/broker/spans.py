@@ -77,6 +77,10 @@ def begin_hop(carrier: Mapping[str, str], *, task: str, attributes: Mapping[str,
     from opentelemetry import context, propagate, trace
 
     around = trace.get_current_span()
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # there is no SDK, so nobody gets any span
+        if not carrier or around.get_span_context().is_valid:
+            return NO_SPAN
+        return HopSpan(None, propagate.extract(dict(carrier)), is_own=False)
     about = {**attributes, "messaging.system": "celery", "messaging.operation.name": "process"}
     about["messaging.operation.type"] = "process"
     if around.is_recording() and getattr(around, "kind", None) is trace.SpanKind.CONSUMER:
@@ -86,7 +90,7 @@ def begin_hop(carrier: Mapping[str, str], *, task: str, attributes: Mapping[str,
     base = context.get_current() if is_inside else propagate.extract(dict(carrier))
     tracer, kind = trace.get_tracer(LIBRARY), trace.SpanKind.CONSUMER
     span = tracer.start_span(f"process {task}", context=base, kind=kind, attributes=about)
-    if not span.get_span_context().is_valid:  # of an API without SDK, some of which forget what is around
+    if not span.get_span_context().is_valid:  # of an SDK that is switched off
         return HopSpan(span, base if carrier else None, is_own=True)
     return HopSpan(span, trace.set_span_in_context(span, base), is_own=True)
 

@@ -1,20 +1,18 @@
-"""What every command does: it finds the transport of the app, and tells an error as one line."""
+"""What every command does first: it finds the transport of the app, and loads what is to be loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
-from paigeant_celery.cli.output import Exit, Refused, refusal, shown
+from paigeant_celery.cli.output import Exit, Refused
 
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
 
-__all__ = ["discard_journal", "include", "load", "reading", "shown", "transport_of_app"]
-
-T = TypeVar("T")
+__all__ = ["discard_journal", "include", "load", "transport_of_app"]
 
 discard_journal = click.option(
     "--discard-journal", is_flag=True, help="Make and pay for all calls of the step again, even recorded ones."
@@ -34,16 +32,6 @@ def load(context: click.Context, modules: Iterable[str]) -> None:
             context.obj.app.loader.import_from_cwd(module)
         except ImportError as error:
             raise Refused(f"cannot import {module!r}: {error}", code="import_failed", ends=Exit.USAGE) from error
-
-
-def reading(ask: Callable[[], T]) -> T:
-    """Return what is asked for; an error of ours ends the command with its text."""
-    from paigeant_celery.core.errors import PaigeantError
-
-    try:
-        return ask()
-    except PaigeantError as error:
-        raise refusal(error) from error
 
 
 def transport_of_app(context: click.Context) -> CeleryTransport:

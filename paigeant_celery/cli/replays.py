@@ -35,7 +35,7 @@ DUMP = r\'\'\'
 \'\'\'
 
 if __name__ == "__main__":
-    # Add `deps=…` if the agent's `deps_factory` needs what is not here.
+    # Add `deps=...` if the agent's `deps_factory` needs what is not here.
     raise SystemExit(run_script(DUMP, modules=MODULES))
 '''
 

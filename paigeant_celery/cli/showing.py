@@ -93,6 +93,8 @@ def _lines(
         f"  created:   {status.created_at:%Y-%m-%d %H:%M:%S} UTC, "
         f"last changed: {status.updated_at:%Y-%m-%d %H:%M:%S} UTC"
     )
+    if status.origin is not None:
+        yield f"  fork of:   {status.origin.workflow}, from {shown(status.origin.step)} on"
     if (where := _where(status)) is not None:
         yield f"  current:   {shown(status.step_id or '-')} {where} (attempts spent: {status.attempt})"
     yield from _outlook(status)

@@ -147,7 +147,7 @@ def _beginning(store: Store, transport: Transport, record: WorkflowRecord, asked
         envelope=checked_envelope(message, transport),
         blobs={**blobs, **far},
         content=content,
-        origin=WorkflowOrigin(workflow=record.correlation_id, step=asked.from_step),
+        origin=WorkflowOrigin(workflow=record.correlation_id, step=asked.from_step, place=str(number)),
         copied=list(dict.fromkeys(copied)),
         said=said_before(store, record.correlation_id, taken.conversations, number, fork=correlation_id),
     )

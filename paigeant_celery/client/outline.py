@@ -38,7 +38,8 @@ State: TypeAlias = Literal["planned", BranchState]
 class OutlinedStep:
     """A step; `block` has the branches of one that is a block. The id is empty if it is not known any more.
 
-    `path` is that of the step, and `hop_id` that of its hop, if it began. One that ran has its `record`, with its
+    `path` is that of the step, and `hop_id` that of its hop, if it began in this workflow and not in one that this is a
+    fork of. One that ran has its `record`, with its
     output. Of one at which its slip stands, `attempt` counts those begun, and the others say what it waits for, and
     why it stands.
     """
@@ -110,7 +111,9 @@ def outline_of(store: Store, correlation_id: str) -> Outline:
         failure=record.failure if not (record.suspended and blocks) else None,  # those of branches stand there
         waiting_for=waiting_for(record),
     )
-    return _Outliner(store, correlation_id).steps(ran, slip, current, blocks)
+    steps = _Outliner(store, correlation_id).steps(ran, slip, current, blocks)
+    copied = int(record.origin.place) if record.origin is not None else 0
+    return (*(replace(step, hop_id="") for step in steps[:copied]), *steps[copied:])  # those ran in another workflow
 
 
 def shown_of(branches: Sequence[BranchStatus]) -> tuple[list[BranchStatus], dict[BranchState, int]]:

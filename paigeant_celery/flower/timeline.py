@@ -144,7 +144,8 @@ class _Rows:
         record, failure = step.record, step.failure
         bar = None
         if record is not None:
-            bar = self._span.bar(record.started_at, record.finished_at)
+            ran_here = record.finished_at >= self._span.begins  # and not in the workflow that this is a fork of
+            bar = self._span.bar(record.started_at, record.finished_at) if ran_here else None
         elif step.state not in (("planned", "held") if depth == 0 else ("planned", "held", *ENDED)):
             # When a branch ended without a record is not known.
             bar = self._span.bar(begins, self._span.ends)

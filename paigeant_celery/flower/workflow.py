@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from tornado.web import HTTPError, authenticated
 
+from paigeant_celery.client.readings import WorkflowStatus
 from paigeant_celery.flower import words
 from paigeant_celery.flower.base import Page
 from paigeant_celery.flower.reading import Reading, output_at, read_workflow
@@ -44,7 +46,7 @@ class OneWorkflow(Page):
             now=now,
             refused=refused or (DONE[done] if done in REFUSED else ""),
             done=DONE.get(done, "") if done not in REFUSED else "",
-            **_values(reading),
+            **_values(reading, content=self.signs_in),
         )
 
 
@@ -76,7 +78,7 @@ class Output(Page):
         )  # fmt: skip
 
 
-def _values(reading: Reading) -> dict[str, Any]:
+def _values(reading: Reading, *, content: bool) -> dict[str, Any]:
     status = reading.status
     total = len(status.executed) + len(status.remaining)
     return {
@@ -85,6 +87,20 @@ def _values(reading: Reading) -> dict[str, Any]:
         "pending": reading.pending,
         "unreadable": reading.unreadable,
         "total": total,
+        "stuck": getattr(status, "stuck", None),
+        "notes": list(_standing(status, content=content)),
         "parked": sum(row.may_retry for row in reading.rows),
         "waits": [(row.path, wait) for row in reading.rows for wait in row.waits],
     }
+
+
+def _standing(status: WorkflowStatus, *, content: bool) -> Iterator[str]:
+    """Say who runs the current step, or what is before it."""
+    runner, ahead, failure = (getattr(status, name, None) for name in ("runner", "ahead", "last_failure"))
+    if runner is not None:
+        yield f"it runs in {runner}"
+    if ahead:
+        yield f"about {ahead:,} messages of its queue are before it"
+    if failure is not None and status.state == "queued":
+        text = f": {words.cut(failure.text, 300)}" if content else ""
+        yield f"its last attempt failed with {failure.error_class}{text}"

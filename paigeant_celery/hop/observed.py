@@ -76,7 +76,8 @@ class Observed:
             if self._arrival.queue is not None:
                 about["messaging.destination.name"] = self._arrival.queue
             self.span = begin_hop(message.trace_context, task=self._task, attributes=about)
-        return replace(self._arrival, trace=self.span.name)
+        name = self.span.name
+        return replace(self._arrival, trace=name) if name else self._arrival
 
     def claimed(self, message: PaigeantMessage, claimed: Claimed) -> None:
         """Tell that an attempt has begun, and what had happened to the hop before."""

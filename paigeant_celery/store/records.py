@@ -48,10 +48,14 @@ class Closed:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowOrigin:
-    """The workflow that another one is a fork of, and the id of the step at which that begins."""
+    """The workflow that another one is a fork of, the id of the step at which that begins, and its place.
+
+    Steps at earlier places ran in the other workflow, and have no hops in this one.
+    """
 
     workflow: str
     step: str
+    place: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def origin_arguments(new: NewWorkflow) -> list[str | int]:
     said: dict[str, str] = {}
     for spoken in new.said:
         said.update(history_fields(spoken, log=new.hop.hop_id))
-    origin = new.origin or WorkflowOrigin(workflow="", step="")
+    origin = new.origin or WorkflowOrigin(workflow="", step="", place="")
     return [origin.workflow, origin.step, len(new.copied), *new.copied, *flat_of({**new.blobs, **said})]
 
 
@@ -63,8 +63,8 @@ def origin_in(text: str | None) -> WorkflowOrigin | None:
     """Read what a workflow is a fork of; no id has a space."""
     if text is None:
         return None
-    workflow, step = text.split(" ")
-    return WorkflowOrigin(workflow=workflow, step=step)
+    workflow, step, place = text.split(" ")
+    return WorkflowOrigin(workflow=workflow, step=step, place=place)
 
 
 def hops_of(flat: Sequence[str]) -> tuple[HopRecord, ...]:

@@ -88,7 +88,10 @@ def _tell_ready(state: Any, silence: float = SILENCE, **_: object) -> Document:
 
 def _pids_of(pool: Any) -> set[int]:
     """Return the processes of a worker: its own, and those of its pool."""
-    return {os.getpid(), *(pool.info.get("processes") or ())}
+    own = {os.getpid()}
+    with suppress(AttributeError):  # it has not begun, or has ended
+        own.update(pool.info.get("processes") or ())
+    return own
 
 
 class Report:
@@ -97,19 +100,21 @@ class Report:
     def __init__(self, runtime: HopRuntime, node: str) -> None:
         self._runtime, self._file = runtime, file_of(node)
         self._ending: Any = None
+        self._thread: Any = None
 
     def begin(self, pool: Any) -> None:
         """Begin if the pool runs its tasks in the thread that would answer."""
         if self._ending is None and isinstance(pool, SoloPool):
             self._ending = real().Event()
-            thread = start_thread(partial(self._write_until, self._ending), name="paigeant-readiness")
-            end_at_exit(thread, self._ending.set)
+            self._thread = start_thread(partial(self._write_until, self._ending), name="paigeant-readiness")
+            end_at_exit(self._thread, self._ending.set)
 
     def end(self) -> None:
         """Write no more, and leave no file that says anything."""
         if self._ending is not None:
             self._ending.set()
             self._ending = None
+            self._thread.join(WRITE_EVERY)
             with suppress(OSError):
                 self._file.unlink()
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
+from tests.support.command_page import documented, same_shape
 from tests.support.processes import Deployment, Process, deployment, eventually
 from tests.support.servers import RedisServer
 from tests.support.starting import run
@@ -224,6 +225,8 @@ def test_agents_lists_the_live_workers_and_what_nobody_serves(made: Deployment) 
         "prefork", 3, "durable", made.prefix,
     )  # fmt: skip
     assert {"python", "celery", "kombu", "redis"} <= worker["versions"].keys()
+    (shown,) = documented("agents")
+    assert same_shape(shown, told)
     assert worker["store"].startswith("redis://127.0.0.1:")
 
 
@@ -244,6 +247,8 @@ def test_check_finds_nothing_wrong_with_what_works(made: Deployment) -> None:
         "settings", "mode", "broker", "store", "packages", "workers",
     }  # fmt: skip
     assert {each["about"] for each in told["findings"] if each["level"] == "warning"} <= {"store", "broker", "packages"}
+    (shown,) = documented("check")
+    assert same_shape(shown, told)
 
 
 @pytest.mark.parametrize(

@@ -124,21 +124,24 @@ def test_a_stream_that_breaks_goes_on_without_loss_or_repeat(service: Service, s
     """A phone changes its network in the middle of a sentence."""
     workflow = service.start()
     path, seen, ended = f"workflows/{workflow}/{stream}", list[Sent](), False
-    approved = False
+    approved, connections = False, 0
 
     while not ended:
+        most, connections = 5 + len(seen) % 7, connections + 1
+        assert connections < 200, "it never gets any further"
         with service.opened(path, seen[-1].id if seen else None) as events:
             for number, event in enumerate(events, 1):
                 seen.append(event)
                 if not approved and event.data.get("toolCallName", event.data["type"]) in ("publish", "suspended"):
                     assert service.approve(workflow).status_code == 204
                     approved = True
-                if number == 5 + len(seen) % 7:
+                if number == most:
                     break
             else:
                 ended = True
 
     whole = service.whole(path)
+    assert connections > 5
     assert told(seen) == told(whole)
     assert len({event.id for event in whole}) == len(whole)
     if stream == "ag-ui":

@@ -10,6 +10,7 @@ import pytest
 import requests
 from flower.options import default_options
 from playwright.sync_api import Page, expect
+from tornado.web import create_signed_value
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, for_each
 from tests.support.browser import Browser, picture
@@ -292,6 +293,7 @@ def test_a_call_of_a_tool_is_approved_or_denied(flower: FlowerPages, browser: Br
     assert "not today" in str(denied.result_sync(WITHIN).output)
 
 
+@pytest.mark.proof
 def test_an_answer_that_comes_second_is_told_so(flower: FlowerPages, browser: Browser) -> None:
     """Two people look at the same page."""
     handle = flower.dispatch(ask())
@@ -325,6 +327,20 @@ def test_cancel_asks_again_before_it_cancels(flower: FlowerPages, browser: Brows
     assert handle.status_sync().state == "cancelled"
 
 
+@pytest.mark.proof
+def test_a_fork_leads_to_the_workflow_that_it_was_made_of(flower: FlowerPages, browser: Browser) -> None:
+    """Two workflows with nearly the same steps are confusing until one sees which came first."""
+    handle = flower.dispatch(say("one", step_id="first"), say("two", step_id="second"))
+    handle.result_sync(WITHIN)
+    fork = WorkflowHandle(handle.fork_sync("second"), flower.made.transport())
+    fork.result_sync(WITHIN)
+
+    with flower.opened(browser, f"/workflows/{fork.correlation_id}") as page:
+        expect(page.get_by_text("from its step second on")).to_be_visible()
+        page.get_by_role("link", name=handle.correlation_id).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(handle.correlation_id)
+
+
 def test_a_step_leads_to_its_task(flower: FlowerPages, browser: Browser) -> None:
     """Flower knows the worker and the runtime of each task."""
     handle = flower.dispatch(say("hello"))
@@ -337,6 +353,7 @@ def test_a_step_leads_to_its_task(flower: FlowerPages, browser: Browser) -> None
         expect(page.locator("#taskid")).to_have_text(task)
 
 
+@pytest.mark.proof
 def test_a_long_output_has_a_page_of_its_own(flower: FlowerPages, browser: Browser) -> None:
     """The tree shows the beginning; who wants all of it opens it."""
     handle = flower.dispatch(say("begin " + "very " * 2000 + "end"))
@@ -502,6 +519,32 @@ def test_a_forged_request_changes_nothing(flower: FlowerPages, gate: Path, forge
     assert parked.status_sync().state == "cancelled"
 
 
+@pytest.mark.proof
+def test_a_person_of_a_provider_is_known_by_the_cookie(made: Deployment) -> None:
+    """With `auth` Flower knows people by a cookie of its own, which browsers send along whoever asks."""
+    provider = "--auth_provider=flower.views.auth.GoogleAuth2LoginHandler"
+    options = (provider, "--auth=ann@example.com", "--cookie_secret=of the test")
+    cookie = create_signed_value("of the test", "user", "ann@example.com").decode()
+    with flower_pages(made, *options, signs_in=False, name="provider") as flower, requests.Session() as session:
+        handle = flower.dispatch(ask())
+        is_in(handle, "suspended")
+        page = f"{flower.address}/workflows/{handle.correlation_id}"
+        stranger = requests.get(page, timeout=10, allow_redirects=False)
+        session.cookies.set("user", cookie)
+        shown = session.get(page, timeout=10, allow_redirects=False).text
+        names = re.findall(r'data-wf-wait="(\w+)"', shown)
+        form = {"wait": names[0], "text": "Cats!", "as": "text"}
+        forged = session.post(f"{page}/answer", data=form, timeout=10, allow_redirects=False)
+        form["_xsrf"] = session.cookies.get("_xsrf", "")
+        taken = session.post(f"{page}/answer", data=form, timeout=10, allow_redirects=False)
+
+    assert (stranger.status_code, forged.status_code, taken.status_code) == (302, 403, 303)
+    assert QUESTION in shown
+    assert handle.result_sync(WITHIN).output == "Cats!"
+    (answered,) = [event for event in handle.events_so_far() if event.type == "answered"]
+    assert answered.fields["by"] == "ann@example.com"
+
+
 def test_events_go_on_where_the_browser_has_read_them(flower: FlowerPages) -> None:
     """A connection breaks in a tunnel; nothing is missing after it, and nothing is there twice."""
     handle = flower.dispatch(say("one"), say("two"))
@@ -517,6 +560,7 @@ def test_events_go_on_where_the_browser_has_read_them(flower: FlowerPages) -> No
     assert rest.endswith('event: over\ndata: "completed"\n\n')
 
 
+@pytest.mark.proof
 def test_an_unknown_workflow_is_not_found(flower: FlowerPages, browser: Browser) -> None:
     """An id is pasted from a log of last month."""
     with flower.opened(browser, "/workflows/nobody", allowed=("404",)) as page:

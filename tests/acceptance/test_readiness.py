@@ -23,6 +23,7 @@ from tests.support.servers import redis_server
 from tests.support.starting import run
 
 WITHIN = 60.0
+PATIENCE = "10"  # seconds for an answer, on a busy machine
 POOLS = ["prefork", "threads", "solo", "gevent"]
 
 pytestmark = pytest.mark.acceptance
@@ -38,7 +39,7 @@ class Probe:
 
     def ask(self, *options: str) -> tuple[int, dict[str, Any]]:
         """Return the exit code and the document."""
-        arguments = ["ready", "--json", "--silence", "3", *(options or ("-d", self.node))]
+        arguments = ["ready", "--json", "--silence", "3", "--timeout", PATIENCE, *(options or ("-d", self.node))]
         app = self.made.transport().app
         result = CliRunner().invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
         return result.exit_code, json.loads(result.output)
@@ -123,7 +124,7 @@ def test_a_child_that_is_stopped_is_seen_whether_or_not_it_has_run_a_step(starte
 
     os.kill(child, signal.SIGSTOP)
     try:
-        assert probe.codes() == {"process_stopped"}
+        eventually(lambda: probe.codes() == {"process_stopped"}, within=WITHIN)
     finally:
         os.kill(child, signal.SIGCONT)
     probe.becomes_ready()

@@ -51,6 +51,7 @@ def a_worker_was_killed(shop: Scene) -> None:
     shop.until(order, "running")
     killed.kill()
     shop.types("paigeant show order-17")
+    shop.types("paigeant agents", ends=1)
 
     shop.starts_worker(name="another")
     eventually(lambda: "claimed" in [event.type for event in order.events_so_far()][3:], within=WITHIN)
@@ -66,7 +67,7 @@ def a_step_fails_on_every_attempt(shop: Scene) -> None:
     order = shop.dispatches(GATHER, LETTER, SEND)
     shop.until(order, "parked")
     shop.types("paigeant letters list")
-    shop.types("paigeant show order-17")
+    shop.types("paigeant show order-17 --errors")
 
     assert wrong.terminate() == 0
     shop.deploys()
@@ -81,11 +82,12 @@ def a_step_was_asked_for_the_wrong_thing(shop: Scene) -> None:
     shop.starts_worker()
     order = shop.dispatches(GATHER, ActivitySpec("draft", "Say we are story."), SEND)
     shop.until(order, "completed")
-    shop.types("paigeant show order-17 --no-events")
+    shop.types("paigeant result order-17 --step draft")
     shop.types("paigeant fork order-17 --from draft")
     corrected = shop.handle("order-17-again")
     shop.until(corrected, "completed")
     shop.types("paigeant show order-17-again")
+    shop.types("paigeant result order-17-again --step draft")
 
 
 @scene("A step waits for an approval")
@@ -114,6 +116,7 @@ def a_step_waits_on_a_queue_that_nobody_serves(shop: Scene) -> None:
     shop.until(order, "queued", step="draftr")
     shop.types("paigeant show order-17 --no-events")
     shop.types("paigeant activities")
+    shop.types("paigeant agents")
     shop.types("paigeant cancel order-17")
 
 
@@ -162,6 +165,7 @@ def redis_was_restarted(shop: Scene) -> None:
     shop.until(order, "running")
     shop.server.stop()
     shop.types("paigeant show order-17", ends=5)
+    shop.types("paigeant check", ends=1)
     shop.server.start()
     closed.unlink()
     shop.until(order, "completed")
@@ -179,8 +183,9 @@ def redis_is_full(shop: Scene) -> None:
     order = shop.dispatches(wait_for("paid"), SEND)
     shop.until(order, "suspended")
     with redis.Redis.from_url(shop.server.url) as client:
-        client.config_set("maxmemory", "1")
+        client.config_set("maxmemory", "900kb")
         shop.types("paigeant signal order-17 paid", ends=5)
+        shop.types("paigeant check", ends=1)
         shop.types("paigeant show order-17 --no-events")
         client.config_set("maxmemory", "0")
     shop.types("paigeant signal order-17 paid")
@@ -279,6 +284,7 @@ def the_broker_moved(shop: Scene) -> None:
         shop.names[f"127.0.0.1:{moved.port}"] = "new-broker:6379"
         shop.configures(broker_url=moved.url)
         shop.types("worker", ends=1)
+        shop.types("paigeant check", ends=1)
         shop.types("paigeant rebind --yes")
         shop.starts_worker(name="moved")
         order = shop.handle("order-17")

@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import pytest
-import requests
 from click.testing import CliRunner
 
 from paigeant_celery import (
@@ -66,7 +65,7 @@ class Vault:
     def __init__(self, made: Deployment, seen: Path, events: Messages, canary: str) -> None:
         self.made, self.seen, self.events, self._canary = made, seen, events, canary
         self.transport = made.transport()
-        self.worker: Process = made.ready_worker("vault", pool="threads", slots=4)
+        self.worker: Process = made.ready_worker("vault", pool="prefork", slots=4, level="DEBUG")
         self.workflows: dict[str, WorkflowHandle] = {}
 
     def canary(self, where: str) -> str:
@@ -191,6 +190,20 @@ def test_the_log_of_a_worker_has_no_canary(vault: Vault) -> None:
     assert "vault.py" in log
 
 
+def test_what_stands_beside_an_envelope_in_a_message_has_no_canary(vault: Vault) -> None:
+    """Tools that look into queues show headers, and so does Celery where it logs a message."""
+    import redis
+
+    dispatcher, queue = WorkflowDispatcher(), f"{vault.made.prefix}.nobody"
+    dispatcher.dispatch_workflow_sync(vault.transport, itinerary=[vault.agent("nobody")])
+    with redis.Redis.from_url(vault.made.first_url) as raw:
+        (message,) = (json.loads(each) for each in raw.lrange(queue, 0, -1))
+    beside = {name: part for name, part in message.items() if name != "body"}
+
+    assert "workflow" in beside["headers"]["argsrepr"]
+    assert vault.found_in(json.dumps(beside)) == []
+
+
 def test_events_of_tasks_have_no_canary(vault: Vault) -> None:
     """Whatever listens to a broker's events, such as Flower, gets them."""
     told = json.dumps(vault.events.seen, default=str)
@@ -239,17 +252,34 @@ def test_what_is_read_from_python_has_no_canary_when_it_is_printed(vault: Vault)
     assert vault.found_in("\n".join(map(repr, values))) == []
 
 
-def test_pages_of_flower_have_no_canary(vault: Vault) -> None:
+def test_pages_of_flower_have_no_canary_for_those_who_have_not_signed_in(vault: Vault) -> None:
     """Without a sign-in Flower shows names, states, times and sizes."""
+    ids = [handle.correlation_id for handle in vault.workflows.values()]
     with flower_pages(vault.made, signs_in=False) as flower:
-        paths = ["/tasks", "/workers", "/workflows"]
-        paths += [f"/task/{handle.correlation_id}.0" for handle in vault.workflows.values()]
-        paths += [f"/workflow/{handle.correlation_id}" for handle in vault.workflows.values()]
-        pages = {path: flower.get(path) for path in paths}
-        found = {path: vault.found_in(page.text) for path, page in pages.items() if vault.found_in(page.text)}
+        pages = {
+            path: flower.get(path)
+            for path in (
+                *("/tasks", "/workers", "/workflows"),
+                *(f"/workflows/{each}" for each in ids),
+                *(f"/task/{each}.0" for each in ids),
+                *(f"/workflows/{each}/output?path=clerk" for each in ids),
+            )
+        }
 
-    assert any(isinstance(page, requests.Response) and page.ok for page in pages.values())
-    assert found == {}
+    shown = {path for path, page in pages.items() if page.ok}
+    assert {"/tasks", "/workers", "/workflows", *(f"/workflows/{each}" for each in ids)} <= shown
+    assert {path: vault.found_in(page.text) for path, page in pages.items() if vault.found_in(page.text)} == {}
+
+
+def test_the_page_of_a_workflow_has_no_secret_by_type_for_those_who_have_signed_in(vault: Vault) -> None:
+    """They see outputs and errors. A token stays in the server: a page may be saved or sent on."""
+    with flower_pages(vault.made) as flower:
+        pages = {name: flower.get(f"/workflows/{each.correlation_id}") for name, each in vault.workflows.items()}
+        found = {name: set(vault.found_in(page.text)) for name, page in pages.items()}
+
+    assert all(page.ok for page in pages.values())
+    assert {"answer", "exception", "question"} <= set().union(*found.values())
+    assert {name for name, parts in found.items() if parts & {"typed", "token"}} == set()
 
 
 def test_those_who_ask_for_content_get_it_without_what_is_secret_by_type(vault: Vault) -> None:

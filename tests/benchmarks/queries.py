@@ -183,9 +183,8 @@ def _page_lines(store: RedisStore, client: redis.Redis, size: Size, states: Mapp
         median = statistics.median(times)
         verdict = "reached" if median <= REACH else "missed"
         server = (_server_cpu(client) - before) / size.pages * 1000
-        yield (
-            f"{name:<44}{median:>8.2f}{max(times):>10.2f}{own:>10.2f}{server:>10.2f}{len(items):>7}{REACH:>8g}  {verdict}"
-        )
+        measured = f"{median:>8.2f}{max(times):>10.2f}{own:>10.2f}{server:>10.2f}"
+        yield f"{name:<44}{measured}{len(items):>7}{REACH:>8g}  {verdict}"
     times, *_ = _timed(lambda: replace(store.listed(WorkflowQuery(limit=1)), next=str(store.counted())), size.pages)
     yield f"{'counting, with a page of 1':<44}{statistics.median(times):>8.2f}{max(times):>10.2f}"
 

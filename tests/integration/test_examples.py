@@ -575,6 +575,45 @@ def test_a_port_that_is_taken_is_one_sentence(name: str) -> None:
     assert outcome.stderr == f"Unexpected: port {port} is taken; name another one with `--port`, or 0 for any\n"
 
 
+def test_a_stream_on_which_nothing_comes_says_that_it_lives_and_is_left_clean() -> None:
+    """Proxies end silent connections, and whoever has gone is noticed only when something is sent."""
+    script = """
+import asyncio
+from examples.fastapi_service import streams
+
+streams.HEARTBEAT = 0.01
+
+async def lines(event):
+    try:
+        yield "first"
+        await event.wait()
+        yield "last"
+        await asyncio.Event().wait()
+    finally:
+        print("left")
+
+async def main():
+    event = asyncio.Event()
+    stream, silent = streams.with_heartbeats(lines(event)), 0
+    async for line in stream:
+        silent += line == ": still here\\n\\n"
+        if silent == 2:
+            event.set()
+        if line in ("first", "last"):
+            print(line)
+        if line == "last":
+            break
+    await stream.aclose()
+    print(silent >= 2, len(asyncio.all_tasks()))
+
+asyncio.run(main())
+"""
+
+    outcome = run_python("-c", script)
+
+    assert (outcome.stdout, outcome.stderr) == ("first\nlast\nleft\nTrue 1\n", "")
+
+
 def test_without_any_server_the_host_example_says_what_to_install() -> None:
     """The sentence contains the remedy."""
     script = """

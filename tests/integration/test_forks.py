@@ -26,6 +26,7 @@ from paigeant_celery import (
     sleep_for,
 )
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.client.outline import outline_of
 from paigeant_celery.core.errors import InvalidInput, UnknownWorkflow, WorkflowConflict, WorkflowFailed
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.port import WorkflowOrigin
@@ -131,12 +132,14 @@ def test_a_fork_repeats_a_step_and_all_after_it_and_no_other(harness: WorkflowHa
     assert list(map(len, (one.sent, two.sent, three.sent))) == [1, 1, 2]
     assert (status.executed, status.origin) == (
         ("one", "two", "three", "told"),
-        WorkflowOrigin(workflow="w", step="three"),
+        WorkflowOrigin(workflow="w", step="three", place="2"),
     )
     assert result.usage["requests"] == 1
     assert [delivery.hop_id for delivery in harness.delivered][4:] == [
         f"{fork.correlation_id}.{number}" for number in (2, 3)
     ]
+    steps = outline_of(harness.store, fork.correlation_id)
+    assert [step.hop_id.rpartition(".")[2] for step in steps] == ["", "", "2", "3"]
     assert handle.result_sync(timeout=0).outputs["three"] == "three: c"
     assert handle.status_sync().origin is None
 
@@ -222,7 +225,7 @@ def test_a_fork_of_a_fork_reaches_back_to_the_first_workflow(harness: WorkflowHa
 
     assert third.result_sync(timeout=0).outputs == handle.result_sync(timeout=0).outputs
     assert fourth.result_sync(timeout=0).outputs["first"] == "writer: b"
-    assert third.status_sync().origin == WorkflowOrigin(workflow="second", step="give")
+    assert third.status_sync().origin == WorkflowOrigin(workflow="second", step="give", place="1")
     assert [event.type for event in fourth.events_so_far()][:2] == ["started", "forked"]
     assert fourth.events_so_far()[1].fields == {"step": "first", "from": "third"}
 

@@ -42,9 +42,9 @@ async def write(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
         raise ModelHTTPError.for_category(
             ModelRateLimitError, status_code=429, model_name="writer-1", retry_after=RETRY_AFTER
         )
-    prompt, previous = asked(messages)
+    prompt, _ = asked(messages)
     usage = RequestUsage(input_tokens=1200, output_tokens=350, cost=Decimal("0.0089"))
-    return ModelResponse(parts=[TextPart(f"{prompt} / {previous or '-'}")], usage=usage, model_name="writer-1")
+    return ModelResponse(parts=[TextPart(f"What I say to: {prompt}")], usage=usage, model_name="writer-1")
 
 
 async def look_further(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:

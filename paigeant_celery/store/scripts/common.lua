@@ -4,7 +4,7 @@
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
 --                                     one), created_at, updated_at, deadline (if it has one), origin (of a fork: the
---                                     workflow and the step that it began as, with a space between them), used (if it has limits
+--                                     workflow and the step that it began as, and its place, with spaces between them), used (if it has limits
 --                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
 --                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
 --                                     go on by themselves; the current hop is judged by its own record) and, while its

@@ -3,7 +3,7 @@
 -- Answer: nil if it is unknown, otherwise {state, content, hop, created_at, updated_at, failure, envelope,
 --         the hop's queue, state, attempt, when it is tried again (nil if it does not wait), when it goes on without an
 --         answer, or would if it had not been cancelled ('' or nil if it does not), {the fields of its waits},
---         the workflow and the step that it is a fork of (nil if it is none)}
+--         the workflow, the step and its place that it is a fork of (nil if it is none)}
 
 local workflow = ARGV[2]
 

@@ -57,7 +57,7 @@ end
 for first = first_blob, #ARGV, MOST_FIELDS do
   redis.call('HSET', blob_key(workflow), unpack(ARGV, first, math.min(first + MOST_FIELDS - 1, #ARGV)))
 end
-if origin ~= '' then redis.call('HSET', wf_key(workflow), 'origin', origin .. ' ' .. at_step) end
+if origin ~= '' then redis.call('HSET', wf_key(workflow), 'origin', origin .. ' ' .. at_step .. ' ' .. hop:match('%.(.*)')) end
 if owner then take_from(owner, hop) end
 redis.call('DEL', hop_key(hop))
 await_deadline(workflow, deadline)

@@ -15,7 +15,7 @@ from paigeant_celery.store.port import Claimed, NewWorkflow, Said, Store, Workfl
 from tests.contract.store.bench import Bench, check_places
 from tests.contract.store.given import claim, closing, completion, hop, new, types
 
-FROM = WorkflowOrigin(workflow="w", step="critic")
+FROM = WorkflowOrigin(workflow="w", step="critic", place="1")
 
 
 def fork(**more: Any) -> NewWorkflow:

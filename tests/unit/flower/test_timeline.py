@@ -43,7 +43,7 @@ def test_a_bar_stands_where_the_step_ran_and_the_current_one_reaches_to_the_end(
 
 def test_a_bar_is_seen_and_stays_on_the_axis_whatever_the_clocks_say() -> None:
     """The clocks of two workers differ."""
-    for began, ended in ((-5, -4), (50, 50), (100, 100), (99, 300), (400, 500), (60, 40)):
+    for began, ended in ((-5, 4), (50, 50), (100, 100), (99, 300), (400, 500), (60, 40)):
         (row,) = rows_of((ran("a", began, ended),), SPAN, outputs={}, content=True)
         assert row.bar is not None
         assert row.bar.left >= 0
@@ -52,6 +52,14 @@ def test_a_bar_is_seen_and_stays_on_the_axis_whatever_the_clocks_say() -> None:
     instant = Span(begins=BEGINS, ends=BEGINS)
     (row,) = rows_of((ran("a", 0, 0),), instant, outputs={}, content=True)
     assert row.bar is not None
+
+
+def test_a_step_that_ran_before_the_workflow_began_has_no_bar() -> None:
+    """A fork has the records of the steps before it, which ran in another workflow."""
+    (row,) = rows_of((ran("a", -50, -40),), SPAN, outputs={"a": "kept"}, content=True)
+
+    assert row.bar is None
+    assert row.output == "kept"
 
 
 def test_branches_stand_below_their_block_and_those_left_out_are_counted() -> None:
