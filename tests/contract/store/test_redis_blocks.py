@@ -115,7 +115,7 @@ COSTS = {
     "complete": 33 + 5,
     "claim next": 29 + 4,
     "retry_at": 22 + 3,
-    "sweep": 30 + 4 + 5,  # nobody waits for a sweep
+    "sweep": 30 + 4 + 5 + 7,  # nobody waits for a sweep, which also looks over some of the list
     "claim again": 28 + 5,
     "wait": 17 + 2,
     "suspend": 33 + 3,
