@@ -122,6 +122,7 @@ if TYPE_CHECKING:
     from paigeant_celery.worker.celery_tasks import register_task
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
+    from paigeant_celery.worker.schedules import schedule_entry
 
 __version__ = "0.1.0"
 
@@ -245,6 +246,7 @@ _HOME = {
     "read_document": "core.documents",
     "register_agent": "agents.agent",
     "register_task": "worker.celery_tasks",
+    "schedule_entry": "worker.schedules",
     "sleep_for": "core.flow_steps",
     "sleep_until": "core.flow_steps",
     "sub_workflow": "core.block_steps",
@@ -373,6 +375,7 @@ __all__ = [
     "read_document",
     "register_agent",
     "register_task",
+    "schedule_entry",
     "sleep_for",
     "sleep_until",
     "sub_workflow",

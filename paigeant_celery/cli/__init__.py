@@ -12,6 +12,7 @@ from paigeant_celery.cli.agents import agents
 from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.checking import check
+from paigeant_celery.cli.documents import diff, export, import_, lint
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
@@ -19,6 +20,7 @@ from paigeant_celery.cli.queries import list_workflows, stats
 from paigeant_celery.cli.ready import ready
 from paigeant_celery.cli.replays import replay
 from paigeant_celery.cli.results import result
+from paigeant_celery.cli.running import run
 from paigeant_celery.cli.serving import activities
 from paigeant_celery.cli.showing import graph, show
 from paigeant_celery.cli.watching import watch
@@ -37,7 +39,8 @@ def paigeant() -> None:
 _commands = (
     *(list_workflows, stats, activities, show, watch, graph, result),
     *(inbox, approve, deny, answer, signal),
-    *(cancel, retry, fork, replay),
+    *(run, cancel, retry, fork, replay),
+    *(export, lint, diff, import_),
     *(letters, agents, ready, check, rebind),
 )
 for _command in _commands:

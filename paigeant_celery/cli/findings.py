@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
+from paigeant_celery.cli.workers import ask_workers
+
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
 
@@ -170,7 +172,6 @@ def _version(package: str) -> str | None:
 
 def _workers(transport: CeleryTransport, timeout: float) -> Iterator[Finding]:
     from paigeant_celery.activities.registry import registry
-    from paigeant_celery.cli.agents import ask_workers
     from paigeant_celery.core.errors import PaigeantError
 
     try:

@@ -26,4 +26,4 @@ def fork(context: click.Context, correlation_id: str, from_step: str, prompt: st
     handle = WorkflowHandle(correlation_id, transport_of_app(context))
     begun = handle.fork_sync(from_step, prompt=prompt, correlation_id=own_id)
     text = f"workflow {begun} begins at {shown(from_step)} of {correlation_id}"
-    tell({"workflow": begun, "from": {"workflow": correlation_id, "step": from_step}}, [text])
+    tell({"correlation_id": begun, "from": {"correlation_id": correlation_id, "step": from_step}}, [text])

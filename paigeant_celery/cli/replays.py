@@ -69,7 +69,7 @@ def dump_hop(
         raise StoreRequired("replay dump")
     dump = dump_of(store, correlation_id, path)
     modules = list(include) or _modules(context.obj.app, dump)
-    document = {"workflow": correlation_id, "hop_id": dump.hop_id, "path": dump.path, "modules": modules}
+    document = {"correlation_id": correlation_id, "hop_id": dump.hop_id, "path": dump.path, "modules": modules}
     if output is None:
         tell({**document, "dump": dump}, [_script(dump, correlation_id, modules, name="replay.py").rstrip("\n")])
         return

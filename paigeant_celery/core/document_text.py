@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import JsonValue
@@ -12,7 +13,7 @@ from paigeant_celery.core.document_errors import Finding, InvalidDocument
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.jsonable import MAX_DEPTH, check_tree, loads
 
-__all__ = ["MOST_ALIASES", "MOST_BYTES", "MOST_NODES", "MOST_YAML", "read_text", "write_yaml"]
+__all__ = ["MOST_ALIASES", "MOST_BYTES", "MOST_NODES", "MOST_YAML", "read_text", "write_json", "write_yaml"]
 
 MOST_BYTES = 16 * 1024 * 1024  # of JSON: as much as the outputs of one step, which an export has
 MOST_YAML = 1024 * 1024  # bytes; it is read by Python code, some hundred kilobytes a second
@@ -56,8 +57,17 @@ def read_text(text: str) -> JsonValue:
     return tree
 
 
+def write_json(tree: JsonValue) -> str:
+    """Return JSON as a text for people, in which each character that a terminal would obey is an escape."""
+    text = json.dumps(tree, ensure_ascii=False, indent=2) + "\n"
+    return _escaped(text, lambda character: json.dumps(character)[1:-1])
+
+
 def write_yaml(tree: JsonValue) -> str:
-    """Return JSON as YAML that `read_text` reads back equal; texts of several lines are written as they are."""
+    """Return JSON as YAML that `read_text` reads back equal, with the same escapes.
+
+    Texts of several lines are written as they are.
+    """
     yaml = _yaml()
 
     class Writer(yaml.SafeDumper):  # type: ignore[misc,name-defined]
@@ -66,12 +76,22 @@ def write_yaml(tree: JsonValue) -> str:
 
     def write(writer: Any, text: str) -> Any:
         # What has trailing spaces, tabs or the like cannot be written as a block and is put in quotes by PyYAML.
-        style = "|" if "\n" in text else None
+        style = '"' if not _is_printable(text) else "|" if "\n" in text else None
         return writer.represent_scalar(f"{_TAG}str", text, style=style)
 
     Writer.add_representer(str, write)
     written: str = yaml.dump(tree, Dumper=Writer, sort_keys=False, allow_unicode=True, width=100)
-    return written
+    return _escaped(written, lambda character: f"\\U{ord(character):08x}")  # which stand in double quotes
+
+
+def _is_printable(text: str) -> bool:
+    return all(map(str.isprintable, text.split("\n")))
+
+
+def _escaped(text: str, escape: Callable[[str], str]) -> str:
+    if _is_printable(text):
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else escape(each) for each in text)
 
 
 def _yaml() -> Any:

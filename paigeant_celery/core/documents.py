@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -13,7 +12,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.document_errors import Finding, InvalidDocument
 from paigeant_celery.core.document_steps import STEPS, Policy, Ran, tree_of
-from paigeant_celery.core.document_text import read_text, write_yaml
+from paigeant_celery.core.document_text import read_text, write_json, write_yaml
 from paigeant_celery.core.faults import OUR_OWN, QUOTING
 from paigeant_celery.core.jsonable import dumps, is_json
 from paigeant_celery.core.message import PaigeantMessage
@@ -78,7 +77,7 @@ def read_document(given: Given) -> SlipDocument:
 def write_document(document: SlipDocument, *, yaml: bool = False) -> str:
     """Return the text of a document, which `read_document` reads back equal."""
     tree = document.tree()
-    return write_yaml(tree) if yaml else json.dumps(tree, ensure_ascii=False, indent=2) + "\n"
+    return write_yaml(tree) if yaml else write_json(tree)
 
 
 def document_schema() -> dict[str, Any]:

@@ -17,6 +17,7 @@ __all__ = [
     "CONVERSATION_RULE",
     "CORRELATION_ID",
     "CORRELATION_ID_RULE",
+    "DISPATCH",
     "EVENTS",
     "FIRST_PLACE",
     "FLOW",
@@ -79,6 +80,8 @@ FIRST_PLACE = "0"
 
 FLOW = "_flow"  # the activity of the steps that we run ourselves; every worker that serves steps serves it
 
+DISPATCH = "dispatch"  # the task that dispatches a document; no activity has its name, because it would have its task
+
 MAX_ATTEMPTS = 1000  # the highest number that a policy or setting allows
 
 
@@ -134,7 +137,7 @@ def is_activity_name(text: str) -> bool:
 
 def is_free_name(text: str) -> bool:
     """Say whether a user may give this name to an activity."""
-    return is_activity_name(text) and text != FLOW
+    return is_activity_name(text) and text not in (FLOW, DISPATCH)
 
 
 def hop_id(correlation_id: str, place: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import socket
 import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["goes_on", "host_id", "is_gone", "is_stopped", "new_owner_id"]
+__all__ = ["goes_on", "host_id", "in_words", "is_gone", "is_stopped", "new_owner_id"]
 
 PROC = Path("/proc")
 PARENT = 1  # its index in /proc/<pid>/stat after the name of the command
@@ -43,6 +44,12 @@ def host_id() -> str | None:
     except OSError:
         return None
     return f"{boot}.{namespace}"
+
+
+def in_words(owner_id: str) -> str:
+    """Return what people call the process of an owner, if it is on this host; else the id."""
+    process = _process_of(owner_id)
+    return f"pid {process[0]} on {platform.node()}" if process is not None else owner_id
 
 
 def is_gone(owner_id: str) -> bool:

@@ -20,6 +20,7 @@ from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, Drop, Refusal, Ref
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
+from paigeant_celery.hop.liveness import in_words
 from paigeant_celery.hop.sending import send_on
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, HopRecord, Store
 
@@ -73,7 +74,7 @@ class Refusals:
             answer = self._claim_unrun(arrival, fault, None, sha256(arrival.envelope))
             if isinstance(answer, Claimed):
                 closing = self._claims.closing_of(arrival, answer)
-                text = f"given back by {closing.owner}: {fault.detail}"
+                text = f"given back by {in_words(closing.owner)}: {fault.detail}"
                 self._store.give_back(closing, flow.Failure(step_id=None, error_class=fault.reason, text=text))
                 log_given_back(arrival, fault)
                 return GIVEN_BACK

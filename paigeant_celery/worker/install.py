@@ -19,6 +19,7 @@ from paigeant_celery.worker.bootsteps import AgentQueues
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.hop_events import EventsTogether
 from paigeant_celery.worker.runtime import HopRuntime
+from paigeant_celery.worker.schedules import register_dispatch
 from paigeant_celery.worker.shutdown import ending
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
@@ -84,6 +85,7 @@ def _refuse_unmade_broker(instance: Any, **_: object) -> None:
 def _register_known(app: Celery) -> None:
     if app.finalized:
         register_tasks(app, installation_of(app).runtime)
+        register_dispatch(app)
 
 
 def _registering(app: Celery) -> Callable[[], None]:

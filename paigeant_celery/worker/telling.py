@@ -18,6 +18,7 @@ from paigeant_celery.worker.versions import versions_here
 __all__ = ["TELL", "let_workers_tell"]
 
 TELL = "paigeant_serves"  # the name of the command
+POOLS = {"thread": "threads"}  # what `-P` calls a module by another name
 
 
 def let_workers_tell() -> None:
@@ -36,7 +37,7 @@ def _told(state: Any, **_: Any) -> dict[str, object]:
         "store": transport.store_address,
         "prefix": transport.settings.prefix,
         "serves": list(_served(state)),
-        "pool": type(pool).__module__.rpartition(".")[2],
+        "pool": POOLS.get(kind := type(pool).__module__.rpartition(".")[2], kind),
         "slots": state.consumer.controller.stats().get("pool", {}).get("max-concurrency"),
         "running": sum(transport.names.activity(request.name) is not None for request in _active()),
         "versions": versions_here(),

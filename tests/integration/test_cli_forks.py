@@ -65,7 +65,7 @@ def test_a_fork_begins_where_it_is_told(
     shown = call("show", "f", "--no-workers").output
 
     assert (done.exit_code, done.output) == (0, "workflow f begins at writer of w\n")
-    assert again == {"workflow": "f", "from": {"workflow": "w", "step": "writer"}}
+    assert again == {"correlation_id": "f", "from": {"correlation_id": "w", "step": "writer"}}
     assert "  fork of:   w, from writer on\n" in shown
     assert "    first: completed in " in shown
     assert "    writer: queued" in shown

@@ -72,6 +72,7 @@ TELEMETRY = "def set_up() -> None:"
 LOG_FORMAT = "worker_log_format = "
 LOG_FILTER = "handler.addFilter(WorkflowLogFilter())"
 FLOWER_CONFIGURATION = "# flowerconfig.py"
+SCHEDULES = "# schedules.py"
 SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
@@ -108,6 +109,7 @@ RUN_BELOW = (
     LOG_FORMAT,
     LOG_FILTER,
     FLOWER_CONFIGURATION,
+    SCHEDULES,
     SENTRY,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
@@ -534,6 +536,20 @@ print(handlers[0].name, options.basic_auth)
 """
 
     assert run_script(source, cwd=tmp_path, cold=True) == "workflows ['ann:a long password']\n"
+
+
+def test_the_schedule_of_the_page_sends_its_document() -> None:
+    """It is copied into a configuration; `acceptance/test_schedules.py` lets beats send such entries."""
+    source = """
+import json
+print(json.dumps({"task": entry["task"], **entry["kwargs"]}) if (entry := beat_schedule["report"]) else "")
+"""
+
+    shown = json.loads(run_script(block(SCHEDULES) + source))
+
+    assert (shown["task"], shown["deadline_after"]) == ("paigeant.dispatch", 3600.0)
+    assert shown["schedule"]["crontab"]["hour"] == 8
+    assert shown["document"]["itinerary"] == [{"agent": "writer", "prompt": "Write the report of yesterday."}]
 
 
 def test_the_readme_can_be_read_at_one_sitting() -> None:

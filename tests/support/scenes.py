@@ -44,6 +44,7 @@ class Scene:
         self.names = {  # that the page has for those of this machine
             f"127.0.0.1:{server.port}": "localhost:6379",
             f"@{socket.gethostname()}": "@web-1",
+            f" on {socket.gethostname()}": " on web-1",
             str(self.folder): "/srv/shop",
         }
         self.deploys()

@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "activities",
         "broker",
     },
-    "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop"},
+    "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop", "client.documents"},
     "flower": {"core", "client", "broker.transport"},
 }
 FACES = {"", "celery", "tasks", "cli", "testing", "replay"}  # "" is the package itself

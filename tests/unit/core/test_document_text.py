@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paigeant_celery.core.document_errors import InvalidDocument
-from paigeant_celery.core.document_text import MOST_ALIASES, MOST_BYTES, MOST_YAML, read_text, write_yaml
+from paigeant_celery.core.document_text import MOST_ALIASES, MOST_BYTES, MOST_YAML, read_text, write_json, write_yaml
 from paigeant_celery.core.errors import UsageError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: text != "<<")
@@ -34,6 +34,9 @@ TREES = st.recursive(
 def test_what_is_written_as_yaml_is_read_back_equal(tree: dict[str, Any]) -> None:
     """An export that is edited in one line changes nothing in the others."""
     assert json.dumps(read_text(write_yaml(tree))) == json.dumps(tree)
+    assert json.dumps(read_text(write_json(tree))) == json.dumps(tree)
+    for text in (write_yaml(tree), write_json(tree)):
+        assert all(map(str.isprintable, text.split("\n")))  # a terminal shows it, and does nothing else with it
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from paigeant_celery.hop import liveness
-from paigeant_celery.hop.liveness import goes_on, host_id, is_gone, new_owner_id
+from paigeant_celery.hop.liveness import goes_on, host_id, in_words, is_gone, new_owner_id
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="this system has no /proc")
 
@@ -30,6 +31,12 @@ def start() -> subprocess.Popen[str]:
 def test_a_living_process_is_not_gone() -> None:
     """Taking over what still runs would pay for it twice."""
     assert not is_gone(new_owner_id())
+
+
+def test_people_are_told_the_process_and_the_host() -> None:
+    """Whoever reads a dead letter looks for that worker's log."""
+    assert in_words(new_owner_id()) == f"pid {os.getpid()} on {platform.node()}"
+    assert in_words("another-boot.4026531836:1:5:abc") == "another-boot.4026531836:1:5:abc"
 
 
 def test_a_killed_process_is_gone_before_its_parent_looks() -> None:
