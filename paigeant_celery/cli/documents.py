@@ -86,7 +86,7 @@ def import_(context: click.Context, correlation_id: str, file: str, by: str) -> 
     done = of_document(lambda: edit_workflow_sync(correlation_id, text, transport, by=by))
     lines = [
         *_changes(done.changes),
-        f"workflow {correlation_id} has these steps to come now; retry it to let it go on",
+        f"workflow {correlation_id} has these steps to come now; retry it, or answer what it waits for",
     ]
     if done.restarts:
         lines.append("its current step begins anew: what its attempts had recorded is discarded")

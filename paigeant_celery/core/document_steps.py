@@ -60,6 +60,7 @@ class DocumentModel(BaseModel):
 # What a schema says of values that other code checks.
 _PROMPT = TypeAdapter(str | list[str | dict[str, Any]]).json_schema()
 _OVER = TypeAdapter(str | list[Any]).json_schema()
+_COST = TypeAdapter(float | str | None).json_schema()  # that of a decimal differs between versions of pydantic
 DocumentPrompt = Annotated[Prompt, WithJsonSchema(_PROMPT)]
 AnyJson = Annotated[JsonValue, WithJsonSchema({})]
 Names = tuple[str, ...]
@@ -91,7 +92,7 @@ class Ran(DocumentModel):
     finished_at: AwareDatetime
     output: AnyJson = None
     usage: dict[str, int] = Field(default_factory=dict)
-    cost: Decimal | None = None
+    cost: Annotated[Decimal | None, WithJsonSchema(_COST)] = None
 
 
 class StepOfDocument(DocumentModel):

@@ -7,7 +7,9 @@ the page; look at the difference.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +91,17 @@ def a_step_was_asked_for_the_wrong_thing(shop: Scene) -> None:
     shop.types("paigeant show order-17-again")
     shop.types("paigeant result order-17-again --step draft")
 
+    later = shop.dispatches(wait_for("paid"), ActivitySpec("draft", "Say we are story."), correlation_id="order-18")
+    shop.until(later, "suspended")
+    shop.types("paigeant export order-18")
+    shop.edits("order-18.json", "Say we are story.", "Say we are sorry.")
+    shop.types("paigeant lint order-18.json")
+    shop.types("paigeant diff order-18 order-18.json", ends=1)
+    shop.types("paigeant import order-18 order-18.json")
+    shop.types("paigeant signal order-18 paid")
+    shop.until(later, "completed")
+    shop.types("paigeant result order-18")
+
 
 @scene("A step waits for an approval")
 def a_step_waits_for_an_approval(shop: Scene) -> None:
@@ -118,6 +131,13 @@ def a_step_waits_on_a_queue_that_nobody_serves(shop: Scene) -> None:
     shop.types("paigeant activities")
     shop.types("paigeant agents")
     shop.types("paigeant cancel order-17")
+
+    shop.types("paigeant export order-17")
+    shop.types("paigeant lint order-17.json", ends=1)
+    shop.edits("order-17.json", "draftr", "draft")
+    shop.types("paigeant run --document order-17.json")
+    shop.until(shop.handle("order-17-again"), "completed")
+    shop.types("paigeant show order-17-again --no-events")
 
 
 @scene("A step is tried again because its provider answers 429")
@@ -302,6 +322,24 @@ def a_step_ends_its_worker(shop: Scene) -> None:
     shop.has("more memory")
     shop.types("paigeant retry order-17")
     shop.until(order, "completed")
+    shop.types("paigeant show order-17 --no-events")
+
+
+@scene("A worker lives and does nothing")
+def a_worker_does_nothing(shop: Scene) -> None:
+    closed = shop.has("closed")
+    worker = shop.starts_worker(pool="prefork")
+    order = shop.dispatches(DRAFT, SEND)
+    shop.until(order, "running")
+    shown = shop.types("paigeant show order-17 --no-events")
+    (pid,) = re.findall(r"\bpid (\d+)", shown)[:1]
+    os.kill(int(pid), signal.SIGSTOP)
+    shop.types("paigeant ready", ends=1)
+    worker.kill()
+    shop.starts_worker(name="another")
+    closed.unlink()
+    shop.until(order, "completed")
+    shop.types("paigeant ready")
     shop.types("paigeant show order-17 --no-events")
 
 

@@ -88,7 +88,7 @@ def test_a_wrong_prompt_is_corrected_at_night(
     assert imported.exit_code == 0, imported.output
     assert imported.stdout.splitlines() == [
         change,
-        f"workflow {correlation_id} has these steps to come now; retry it to let it go on",
+        f"workflow {correlation_id} has these steps to come now; retry it, or answer what it waits for",
         "its current step begins anew: what its attempts had recorded is discarded",
     ]
     assert call("retry", correlation_id).exit_code == 0

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ class Scene:
     def starts_worker(self, *options: str, name: str = "worker", pool: str = "threads", package: str = "") -> Process:
         """Start a worker of the shop, and wait until it takes messages; `package` is the path to another version."""
         worker = self.made.run(
-            "-A", "shop", "worker", "-P", pool, "-c", "4", "-l", "INFO", "--without-mingle", "--without-gossip",
+            "-A", "shop", "worker", "-n", "celery@web-1", "-P", pool, "-c", "4", "-l", "INFO", "--without-mingle",
+            "--without-gossip",
             *options, folder=self.folder, name=name, cold=bool(package),
             **({"PYTHONPATH": package} if package else {}),
         )  # fmt: skip
@@ -99,6 +100,12 @@ class Scene:
         """Return the handle of a workflow."""
         return WorkflowDispatcher().handle(correlation_id, self.transport)
 
+    def edits(self, file: str, old: str, new: str) -> None:
+        """Change a text in a file, as with an editor."""
+        text = (self.folder / file).read_text()
+        assert old in text, f"{old!r} is not in {file}:\n{text}"
+        (self.folder / file).write_text(text.replace(old, new))
+
     def until(self, handle: WorkflowHandle, *states: str, step: str | None = None) -> None:
         """Wait until a workflow is in one of the states, at the step."""
         eventually(
@@ -108,25 +115,17 @@ class Scene:
 
     def types(self, beginning: str, *, ends: int = 0, **named: str) -> str:
         """Type the next command of the page, and compare what it prints; return that. `ends` is its exit code."""
-        process = self._run(beginning, named)
+        command, _, file = self._next(f"celery -A shop {beginning}").partition(" > ")
+        process = self._run(command, named)
         code = process.ended(within=WITHIN)
-        printed = self._as_in_the_page(process.log())
-        assert code == ends, f"exit code {code}:\n{process.log()}"
-        self._compare(self.typed - 1, printed)
-        return process.log()
+        printed = process.log()
+        assert code == ends, f"exit code {code}:\n{printed}"
+        if file:
+            (self.folder / file).write_text(printed)
+        self._compare(self.typed - 1, "" if file else self._as_in_the_page(printed))
+        return printed
 
-    def lets_run(self, beginning: str, **named: str) -> Process:
-        """Type the next command of the page, which goes on running."""
-        return self._run(beginning, named)
-
-    def saw(self, log: str) -> None:
-        """Compare a log with the next block of the page, which begins with `$ tail …`."""
-        command = self._next("tail ")
-        assert command
-        self._compare(self.typed - 1, self._as_in_the_page(log))
-
-    def _run(self, beginning: str, named: dict[str, str]) -> Process:
-        command = self._next(f"celery -A shop {beginning}")
+    def _run(self, command: str, named: Mapping[str, str]) -> Process:
         for name, value in named.items():
             assert re.search(rf"(?<![\w-]){name}(?![\w-])", command), f"{command!r} has no placeholder {name}"
             command = re.sub(rf"(?<![\w-]){name}(?![\w-])", lambda _, value=value: value, command)
