@@ -16,6 +16,7 @@ from paigeant_celery.cli.documents import diff, export, import_, lint
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
+from paigeant_celery.cli.queries import list_workflows, stats
 from paigeant_celery.cli.ready import ready
 from paigeant_celery.cli.replays import replay
 from paigeant_celery.cli.results import result
@@ -36,7 +37,7 @@ def paigeant() -> None:
 
 
 _commands = (
-    *(activities, show, watch, graph, result),
+    *(list_workflows, stats, activities, show, watch, graph, result),
     *(inbox, approve, deny, answer, signal),
     *(run, cancel, retry, fork, replay),
     *(export, lint, diff, import_),

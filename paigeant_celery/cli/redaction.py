@@ -14,7 +14,12 @@ __all__ = ["bare_outline", "bare_status"]
 
 def bare_status(status: WorkflowStatus) -> WorkflowStatus:
     """Return a status whose failures have classes and frames alone."""
-    return replace(status, failure=without_texts(status.failure), branches=_bare_branches(status.branches))
+    return replace(
+        status,
+        failure=without_texts(status.failure),
+        last_failure=without_texts(status.last_failure),
+        branches=_bare_branches(status.branches),
+    )
 
 
 def bare_outline(outline: Sequence[OutlinedStep]) -> Outline:

@@ -97,6 +97,7 @@ def _lines(
         yield f"  fork of:   {status.origin.workflow}, from {shown(status.origin.step)} on"
     if (where := _where(status)) is not None:
         yield f"  current:   {shown(status.step_id or '-')} {where} (attempts spent: {status.attempt})"
+    yield from _outlook(status)
     for wait in status.waiting_for:
         if not wait.path:  # those of branches stand in the tree
             yield f"  waits for: {shown(str(wait))}"
@@ -121,6 +122,18 @@ def _lines(
         details = " ".join(f"{name}={shown(value)}" for name, value in event.fields.items())
         about = f" ({shown(event.path)})" if "/" in event.path else ""  # a hop id alone says little of a branch
         yield f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id}{about} {details}".rstrip()
+
+
+def _outlook(status: WorkflowStatus) -> Iterator[str]:
+    """Yield why nobody runs the current step, or which process does, as the store knows it."""
+    if status.stuck is not None:
+        yield f"  stuck:     {shown(status.stuck)}"
+    if status.runner is not None:
+        yield f"  runs in:   {shown(str(status.runner))}"
+    if status.ahead:
+        yield f"  before it: about {status.ahead} messages"
+    if status.last_failure is not None:
+        yield f"  last time: {shown(status.last_failure.step_id or '-')}: {status.last_failure.error_class}"
 
 
 def _where(status: WorkflowStatus) -> str | None:

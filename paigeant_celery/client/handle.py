@@ -33,6 +33,7 @@ from paigeant_celery.client.readings import (
     WorkflowStatus,
 )
 from paigeant_celery.client.standing import failure_of, standing, waits_for_branches
+from paigeant_celery.client.stuck import Outlook, outlook_of
 from paigeant_celery.client.tree import (
     current_state,
     tree_of,
@@ -126,6 +127,10 @@ class WorkflowHandle(AnswersWaits, Forkable):
             return self._status_by_envelope(record)  # whoever looks after a parked workflow needs to see why
         step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
         branches, waits = self._branches(record, slip, ran)
+        outlook = Outlook()
+        if record.state in GOES_ON:
+            activity = step.activity if step else None
+            outlook = outlook_of(self._store("status"), self.correlation_id, activity=activity, branches=branches)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=current_state(record),
@@ -144,6 +149,10 @@ class WorkflowHandle(AnswersWaits, Forkable):
             waiting_for=waits,
             branches=branches,
             origin=record.origin,
+            stuck=outlook.stuck,
+            runner=outlook.runner,
+            ahead=outlook.ahead,
+            last_failure=outlook.last_failure,
         )
 
     def _branches(

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from paigeant_celery.broker.port import Transport, checked_transport
+from paigeant_celery.client.readings import Runner
+from paigeant_celery.client.stuck import WAIT_FOR_WORKERS, runner_of, serving_of, why_stuck
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
 from paigeant_celery.store.port import Store
-from paigeant_celery.store.query_port import ListedWorkflow
+from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
 __all__ = ["ActivityTimes", "Histogram", "WorkflowCounts", "WorkflowPage", "WorkflowSummary", "Workflows"]
 
@@ -24,7 +26,8 @@ class WorkflowSummary:
 
     `state` is as in `WorkflowStatus`, and `activity` and `step_id` are those of its current step, or of the last one
     if it has ended; "" if nothing is known of them. `waits_for` are the names of what its current step waits for, and
-    `stuck` says why nobody will run it, if nobody will.
+    `stuck` says why nobody will run it, if nobody will. `runner`, `ahead` and `last_failure` are as in
+    `WorkflowStatus`.
     """
 
     correlation_id: str
@@ -38,6 +41,9 @@ class WorkflowSummary:
     failure: Failure | None = None
     waits_for: tuple[str, ...] = ()
     stuck: str | None = None
+    runner: Runner | None = None
+    ahead: int | None = None
+    last_failure: Failure | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +148,10 @@ class Workflows:
             state=state, activity=activity, waits_for=waits_for, since=since, before=before, prefix=prefix,
             after=after, limit=limit,
         )  # fmt: skip
-        found = self._store("page").listed(query)
-        return WorkflowPage(items=tuple(_summary(each) for each in found.items), next=found.next)
+        store = self._store("page")
+        found = store.listed(query)
+        serving = serving_of(store) if any(each.state in WAIT_FOR_WORKERS for each in found.items) else None
+        return WorkflowPage(items=tuple(_summary(each, serving) for each in found.items), next=found.next)
 
     async def counts(self) -> WorkflowCounts:
         """Return how many workflows there are by state, and at which activities they stand.
@@ -183,7 +191,8 @@ def _checked_transport(transport: Transport | None) -> Transport:
     return get_transport() if transport is None else checked_transport(transport)
 
 
-def _summary(found: ListedWorkflow) -> WorkflowSummary:
+def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
+    waits = serving is not None and found.state in WAIT_FOR_WORKERS
     return WorkflowSummary(
         correlation_id=found.correlation_id,
         state=found.state,
@@ -195,6 +204,10 @@ def _summary(found: ListedWorkflow) -> WorkflowSummary:
         updated_at=found.updated_at,
         failure=found.failure,
         waits_for=found.waits_for,
+        stuck=why_stuck(found.activity, found.queue, serving) if serving is not None and waits else None,
+        runner=runner_of(found),
+        ahead=found.ahead,
+        last_failure=found.last_failure,
     )
 
 

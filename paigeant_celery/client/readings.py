@@ -26,6 +26,7 @@ __all__ = [
     "CurrentState",
     "GivenAnswer",
     "PendingWait",
+    "Runner",
     "WaitingFor",
     "WorkflowResult",
     "WorkflowStatus",
@@ -153,6 +154,21 @@ class BranchStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Runner:
+    """The process that runs a step, and since when it does. `host` is the name of its machine, if that is known."""
+
+    host: str
+    pid: int | None
+    since: datetime | None
+
+    def __str__(self) -> str:
+        process = f"process {self.pid}" if self.pid is not None else "a process"
+        where = f" on {self.host}" if self.host else ""
+        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
+        return f"{process}{where}{since}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkflowStatus:
     """Where a workflow stands.
 
@@ -166,6 +182,10 @@ class WorkflowStatus:
     A workflow whose current step is a block is `suspended` while any of its branches goes on, and `parked` once none
     does without a person. `branches` are those of the blocks that run or have run, in their order, each with those in
     it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
+
+    `stuck` says why nobody will run the current step, or one in a branch, if no worker serves its queue. `runner` is
+    the process that runs it. While it is queued, `ahead` is about how many messages of its queue are before its own,
+    and `last_failure` is why its last attempt failed, if one did.
 
     Of a fork, `origin` says which `workflow` it was made of, and the `step` at which it begins. The steps before that
     are `executed`; their branches are those of the original, and not here.
@@ -188,6 +208,10 @@ class WorkflowStatus:
     waiting_for: tuple[WaitingFor, ...] = ()
     branches: tuple[BranchStatus, ...] = ()
     origin: WorkflowOrigin | None = None
+    stuck: str | None = None
+    runner: Runner | None = None
+    ahead: int | None = None
+    last_failure: Failure | None = None
 
     @property
     def running(self) -> bool:

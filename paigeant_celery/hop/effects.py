@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -248,7 +248,7 @@ class Effects(ABC):
         """Keep a dead letter of something that is not a hop's message."""
 
     @abstractmethod
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Start putting hops back on their queue if their message or their owner is lost.
 
         `on_outdated` is called, in another thread, if a newer worker has begun and this one may no longer do that.

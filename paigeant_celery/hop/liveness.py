@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import socket
 import uuid
 from functools import cache
 from pathlib import Path
@@ -19,11 +21,14 @@ UNKNOWN = "unknown"
 
 
 def new_owner_id() -> str:
-    """Return `host:pid:start:nonce` for this process; a forked child gets a different one.
+    """Return `host:pid:start:nonce:name` for this process; a forked child gets a different one.
 
-    If the host or the start cannot be read, that part is `unknown`, and nobody judges the process by it.
+    If the host or the start cannot be read, that part is `unknown`, and nobody judges the process by it. The name is
+    that of the machine, for people.
     """
-    return f"{host_id() or UNKNOWN}:{os.getpid()}:{_start_of(os.getpid()) or UNKNOWN}:{uuid.uuid4().hex[:12]}"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or UNKNOWN
+    start = _start_of(os.getpid()) or UNKNOWN
+    return f"{host_id() or UNKNOWN}:{os.getpid()}:{start}:{uuid.uuid4().hex[:12]}:{name}"
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,16 +60,19 @@ class Sweeper:
     ) -> None:
         self._store, self._outbox, self._set_aside, self._end_late = store, outbox, set_aside, end_late
         self._stopping: Any = None  # an event between real threads
+        self._served: Callable[[], Iterable[str]] = tuple
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
         self.swept_at: float | None = None  # when the store answered last, or the start, on the monotonic clock
         self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
 
-    def start(self, on_outdated: Callable[[], object]) -> None:
+    def start(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Begin to sweep in this process; a forked child does not sweep.
 
-        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then.
+        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then. `served`
+        tells which queues this process reads; the store notes that.
         """
         if self._stopping is None:
+            self._served = served
             self._stopping = real().Event()
             self.swept_at = time.monotonic()
             thread = start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
@@ -87,7 +90,7 @@ class Sweeper:
         Raises `PaigeantError`.
         """
         host = host_id() or ""
-        found = self._store.sweep(host=host)
+        found = self._store.sweep(host=host, served=self._reads())
         self._note_pass()
         self._send(found)
         for _ in range(MOST_PASSES):
@@ -104,6 +107,13 @@ class Sweeper:
         # The store knows no broker, so queues are looked at here, and the store is asked once more.
         if queues := self._looked_at(found.queues):
             self._send(self._store.sweep(host=host, queues=queues))
+
+    def _reads(self) -> Collection[str]:
+        """Return which queues this process reads."""
+        try:
+            return tuple(self._served())
+        except RuntimeError:  # they changed in the meantime; the next sweep tells them
+            return ()
 
     @property
     def failure(self) -> str:

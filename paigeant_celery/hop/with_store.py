@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -303,9 +303,9 @@ class RecordedEffects(Effects):
         """Log and keep what may be told about a message that cannot be run."""
         self._refusals.discard(arrival, fault)
 
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Start sending again what is due or overdue."""
-        self._sweeper.start(on_outdated)
+        self._sweeper.start(on_outdated, served)
 
     @property
     def swept_at(self) -> float | None:

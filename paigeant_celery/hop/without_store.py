@@ -7,7 +7,7 @@ the envelope.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from paigeant_celery.broker.metrics import letter_kept
@@ -156,7 +156,7 @@ class MessageOnlyEffects(Effects):
         """Keep a dead letter of a message that is too large to be read."""
         self.discard(arrival, fault)
 
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Do nothing, because only the broker knows what waits."""
 
     def stop_sweeping(self) -> None:

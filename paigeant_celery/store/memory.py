@@ -28,7 +28,7 @@ from paigeant_celery.store.memory_branches import Branches
 from paigeant_celery.store.memory_edits import edit_hop
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
-from paigeant_celery.store.memory_queries import counted, listed
+from paigeant_celery.store.memory_queries import counted, listed, standing, times
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
@@ -58,7 +58,7 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
-from paigeant_celery.store.query_port import HopTimes, ListedPage
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.timeline import place_of
 from paigeant_celery.store.totals import NOTHING, summed, sums_of, usage_of
 
@@ -152,8 +152,12 @@ class MemoryStore:
             hop = change.hop
             if hop.fence > before.fence:
                 _note_claim(kept, before, claim.trace, now)
-            if block_of(claim.hop_id) is None and claim.activity:
+            if block_of(claim.hop_id) is None and claim.step:
                 workflow.activity, workflow.step_id = claim.activity, claim.step
+            if hop.fence > before.fence:
+                kept.activity = claim.activity
+                if before.state == "queued":
+                    self._records.note_time(claim.activity, "q", kept.queued_at, now=now)
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
             is_quiet, kept.quiet = kept.quiet, False
             if claim.used is not None and workflow.used is None:
@@ -450,9 +454,17 @@ class MemoryStore:
         with self._transaction():
             return self._records.histories.read(key, heard)
 
-    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+    def sweep(
+        self,
+        *,
+        host: str,
+        dead: Collection[str] = (),
+        queues: Mapping[str, bool] | None = None,
+        served: Collection[str] = (),
+    ) -> Sweep:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
+            self._records.served |= dict.fromkeys(served, now)
             found = Round(records=self._records, pace=self._pace, limits=self._limits, now=now)
             for owner in dead:
                 found.lapse(owner, "owner_gone")
@@ -535,7 +547,20 @@ class MemoryStore:
 
     def times(self) -> Mapping[str, HopTimes]:
         """Return how long hops waited and ran in the last days, by activity."""
-        return {}
+        with self._transaction() as now:
+            since = now - timedelta(milliseconds=self._limits.day * self._limits.days_kept)
+            return times(self._records, since=since.date())
+
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
+        with self._transaction() as now:
+            return Serving(now=now, swept_at=self._sweeping.swept_at, queues=dict(self._records.served))
+
+    def standing(self, correlation_id: str) -> ListedWorkflow | None:
+        """Return a workflow as a list shows it, or None."""
+        with self._transaction():
+            workflow = self._records.workflows.get(correlation_id)
+            return standing(self._records, workflow) if workflow is not None else None
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return no warnings: nothing can be wrong."""
@@ -665,7 +690,10 @@ class MemoryStore:
         )  # fmt: skip
         if isinstance(change, bool):
             return change
+        began = kept.hop.claimed_at
         self._records.apply(closing.hop_id, change, now=now)
+        if state in ("done", "failed"):
+            self._records.note_time(kept.activity, "r", began, now=now)
         kept.workflow.updated_at = now
         return kept
 

@@ -27,6 +27,8 @@ def edit_hop(records: Records, waits: Waits, edit: Edit, *, now: datetime) -> Ed
     if isinstance(edited, str):
         return edited
     kept.hop, kept.envelope = edited, new.envelope
+    if new.activity and block_of(new.hop_id) is None:
+        kept.workflow.activity, kept.workflow.step_id = new.activity, new.step_id
     workflow = kept.workflow
     if edit.restarts:
         kept.queue = new.queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from datetime import date
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.queries import (
@@ -15,9 +16,9 @@ from paigeant_celery.core.queries import (
     place_of_cursor,
 )
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
-from paigeant_celery.store.query_port import ListedPage, ListedWorkflow
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
 
-__all__ = ["counted", "listed"]
+__all__ = ["counted", "listed", "standing", "times"]
 
 
 def listed(records: Records, query: WorkflowQuery) -> ListedPage:
@@ -30,7 +31,7 @@ def listed(records: Records, query: WorkflowQuery) -> ListedPage:
     else:
         found = sorted(fitting, key=_newest_first)
         found = [workflow for workflow in found if place is None or _newest_first(workflow) > (-place[0], place[1])]
-    page = [_listed(records, workflow) for workflow in found[: query.limit]]
+    page = [standing(records, workflow) for workflow in found[: query.limit]]
     more = len(found) > len(page)
     return ListedPage(items=tuple(page), next=cursor_of(page[-1].created_at, page[-1].correlation_id) if more else None)
 
@@ -43,6 +44,15 @@ def counted(records: Records) -> Mapping[str, Mapping[CurrentState, int]]:
     return {activity: dict(states) for activity, states in sorted(found.items())}
 
 
+def times(records: Records, *, since: date) -> Mapping[str, HopTimes]:
+    """Return how long hops waited and ran since a day, by activity."""
+    found: defaultdict[str, dict[str, Counter[int]]] = defaultdict(lambda: {"q": Counter(), "r": Counter()})
+    for (day, activity, what, bucket), count in records.times.items():
+        if day >= since:
+            found[activity][what][bucket] += count
+    return {activity: HopTimes(queued=dict(each["q"]), run=dict(each["r"])) for activity, each in sorted(found.items())}
+
+
 def _newest_first(workflow: Workflow) -> tuple[int, str]:
     return -milliseconds(workflow.created_at), workflow.correlation_id
 
@@ -50,9 +60,9 @@ def _newest_first(workflow: Workflow) -> tuple[int, str]:
 def _fits(records: Records, workflow: Workflow, query: WorkflowQuery) -> bool:
     if query.prefix is not None and not workflow.correlation_id.startswith(query.prefix):
         return False
-    if query.since is not None and milliseconds(workflow.created_at) < milliseconds(query.since):
+    if query.since is not None and workflow.created_at < query.since:
         return False
-    if query.before is not None and milliseconds(workflow.created_at) >= milliseconds(query.before):
+    if query.before is not None and workflow.created_at >= query.before:
         return False
     if query.activity is not None and workflow.activity != query.activity:
         return False
@@ -81,9 +91,12 @@ def _open_names(kept: Kept) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wait.name for wait in waits if wait.state == "open"))
 
 
-def _listed(records: Records, workflow: Workflow) -> ListedWorkflow:
-    record, kept = records.read(workflow.correlation_id), records.hops[workflow.hop_id]
+def standing(records: Records, workflow: Workflow) -> ListedWorkflow:
+    """Return a workflow as a list shows it."""
+    record, kept, hop_id = records.read(workflow.correlation_id), records.hops[workflow.hop_id], workflow.hop_id
     assert record is not None
+    hop, state = kept.hop, _state(records, workflow)
+    reached = records.line_of(kept.queue).reached
     return ListedWorkflow(
         correlation_id=workflow.correlation_id,
         state=_state(records, workflow),
@@ -95,4 +108,10 @@ def _listed(records: Records, workflow: Workflow) -> ListedWorkflow:
         updated_at=record.updated_at,
         failure=record.failure,
         waits_for=_open_names(kept),
+        owner=hop.owner if state == "running" else None,
+        running_since=hop.claimed_at if state == "running" else None,
+        retry_at=records.due[hop_id] if hop.state == "waiting" else None,
+        ahead=max(0, hop.sent - reached - 1) if state == "queued" and hop.sent else None,
+        last_failure=hop.failure if state == "queued" else None,
+        served_at=records.served.get(kept.queue),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from typing import Literal
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.blocks import Block, BranchEnded
@@ -12,6 +13,7 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Asleep, Change, Due, Held, Hop, Line, Owned, Pace, Parked
 from paigeant_celery.core.names import block_of
+from paigeant_celery.core.queries import bucket_of
 from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
@@ -124,6 +126,8 @@ class Kept:
     block: Block | None = None  # what it has opened
     branches: dict[int, KeptBranch] = field(default_factory=dict)
     is_counted: bool = False  # among the live hops, if it is one
+    queued_at: datetime | None = None  # since when it waits for a claim, or did
+    activity: str = ""  # of its step, since its first claim
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
 
     @property
@@ -147,6 +151,8 @@ class Records:
         self.leases: dict[str, datetime] = {}
         self.touchable: dict[str, datetime] = {}  # until when TOUCH may extend the lease
         self.lines: dict[str, Line] = {}
+        self.times: Counter[tuple[date, str, str, int]] = Counter()  # by day, activity, what, and bucket
+        self.served: dict[str, datetime] = {}  # when a worker that serves a queue has swept last
         self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
         self._changed: dict[str, Workflow] = {}  # those whose hops have changed in this transaction
         self._ttl, self._pace = ttl, pace
@@ -185,6 +191,8 @@ class Records:
         kept = self.hops[hop_id]
         workflow = kept.workflow
         workflow.live += protocol.is_live(change.hop) - (protocol.is_live(kept.hop) and kept.is_counted)
+        if change.hop.state == "queued" and (kept.hop.state != "queued" or not kept.is_counted):
+            kept.queued_at = now
         kept.hop, kept.is_counted = change.hop, True
         if block_of(hop_id) is None and change.workflow in ENDED:
             workflow.state = change.workflow
@@ -211,6 +219,11 @@ class Records:
                 pass
             case None:
                 self._end(kept, now, is_own=block_of(hop_id) is None)
+
+    def note_time(self, activity: str, what: Literal["q", "r"], since: datetime | None, *, now: datetime) -> None:
+        """Count how long a hop waited (`q`) or ran (`r`)."""
+        if activity and since is not None:
+            self.times[now.date(), activity, what, bucket_of((now - since).total_seconds())] += 1
 
     def settle(self) -> None:
         """Say at the end of a transaction where each workflow stands whose hops it has changed.

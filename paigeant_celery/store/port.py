@@ -423,14 +423,21 @@ class HopStore(Protocol):
         """
         ...
 
-    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+    def sweep(
+        self,
+        *,
+        host: str,
+        dead: Collection[str] = (),
+        queues: Mapping[str, bool] | None = None,
+        served: Collection[str] = (),
+    ) -> Sweep:
         """Return hops whose message must be sent again: their owner is dead or its lease expired, or they are overdue.
 
         Also return queued hops whose workflow has passed its deadline, for the caller to close.
 
         They are then queued, and become overdue again later. `dead` are owners whose processes are gone; `queues` says
         whether each queue is empty. Without either there is one pass per second, whoever asks, unless the last one was
-        full.
+        full. `served` are queues that the caller serves, which is noted with the time.
         """
         ...
 

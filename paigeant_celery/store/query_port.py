@@ -10,7 +10,7 @@ from typing import Protocol
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 
-__all__ = ["HopTimes", "ListedPage", "ListedWorkflow", "QueryStore"]
+__all__ = ["HopTimes", "ListedPage", "ListedWorkflow", "QueryStore", "Serving"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,9 @@ class ListedWorkflow:
     """A workflow as a list shows it: where its current step stands, or the last one at its end.
 
     `activity` and `step_id` are empty if nothing is known of them. `waits_for` are the names of the open waits of its
-    current step.
+    current step. `owner` runs that since `running_since`; `retry_at` is when it is tried again. While it is queued,
+    `ahead` is about how many messages of its queue are before its own, and `last_failure` is why its last attempt
+    failed. `served_at` is when its queue was last served by a worker that sweeps; None if it never was.
     """
 
     correlation_id: str
@@ -31,6 +33,12 @@ class ListedWorkflow:
     updated_at: datetime
     failure: Failure | None = None
     waits_for: tuple[str, ...] = ()
+    owner: str | None = None
+    running_since: datetime | None = None
+    retry_at: datetime | None = None
+    ahead: int | None = None
+    last_failure: Failure | None = None
+    served_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,15 @@ class HopTimes:
     run: Mapping[int, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """When a worker that serves a queue has swept last, by queue, and when any worker has; all by the store's clock."""
+
+    now: datetime
+    swept_at: datetime | None = None
+    queues: Mapping[str, datetime] = field(default_factory=dict)
+
+
 class QueryStore(Protocol):
     """What is known about all workflows. Of a workflow whose record has expired, nothing is."""
 
@@ -62,4 +79,12 @@ class QueryStore(Protocol):
 
     def times(self) -> Mapping[str, HopTimes]:
         """Return how long hops waited and ran in the last days, by activity."""
+        ...
+
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
+        ...
+
+    def standing(self, correlation_id: str) -> ListedWorkflow | None:
+        """Return a workflow as a list shows it, or None."""
         ...

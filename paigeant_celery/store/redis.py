@@ -51,11 +51,18 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
-from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
-from paigeant_celery.store.redis_queries import counts_of, listed_of, page_of
+from paigeant_celery.store.redis_queries import (
+    list_older,
+    read_counts,
+    read_listed,
+    read_one,
+    read_served,
+    read_times,
+)
 from paigeant_celery.store.redis_records import (
     about_failure,
     before_in,
@@ -151,7 +158,7 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
+            claim.activity, claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
             used_argument(claim.used), claim.trace, *claim.wanted, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
@@ -202,8 +209,9 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._closed(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            completion.end, used_argument(completion.used), *said_arguments(completion.said), len(completion.records),
-            *flat_of(completion.records), *flat_of(completion.blobs),
+            following.activity, following.step_id, completion.end, used_argument(completion.used),
+            *said_arguments(completion.said), len(completion.records), *flat_of(completion.records),
+            *flat_of(completion.blobs),
         )  # fmt: skip
 
     def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
@@ -243,7 +251,7 @@ class RedisStore:
         token, new = uuid.uuid4().hex, edit.hop  # the client repeats a call if its reply is lost
         reply = self._server.run(
             "edit", new.hop_id, edit.instead_of, new.queue, new.envelope, new.digest, int(edit.restarts), edit.by,
-            token, *flat_of(edit.blobs), about=f"hop:{new.hop_id}",
+            token, new.activity, new.step_id, *flat_of(edit.blobs), about=f"hop:{new.hop_id}",
         )  # fmt: skip
         return cast("EditAnswer", reply)
 
@@ -383,11 +391,19 @@ class RedisStore:
         parts = [part for trip in trips(sizes) for part in read(*trip)]
         return None if None in parts else "".join(cast("list[str]", parts))
 
-    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+    def sweep(
+        self,
+        *,
+        host: str,
+        dead: Collection[str] = (),
+        queues: Mapping[str, bool] | None = None,
+        served: Collection[str] = (),
+    ) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
+        named: tuple[str | int, ...] = (len(dead), len(served), *dead, *served, *looked_at)
         owners, unknown, again, corrupted, late, full, woken = self._server.run_leniently(
-            "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
+            "sweep", host, self._lease, *named, about="due"
         )
         return Sweep(
             overdue=hops_of(again),
@@ -499,21 +515,25 @@ class RedisStore:
 
     def listed(self, query: WorkflowQuery) -> ListedPage:
         """Return workflows that fit a query."""
-        return page_of(self._listed(), query)
+        list_older(self._server)
+        return read_listed(self._server, query)
 
     def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
         """Return how many workflows stand at each activity, by state."""
-        return counts_of(self._listed())
+        list_older(self._server)
+        return read_counts(self._server)
 
     def times(self) -> Mapping[str, HopTimes]:
         """Return how long hops waited and ran in the last days, by activity."""
-        return {}
+        return read_times(self._server)
 
-    def _listed(self) -> Sequence[ListedWorkflow]:
-        start = f"{self._prefix}:wf:"
-        names = self._server.ask(lambda c: list(c.redis.scan_iter(f"{start}*", count=1000)), about="wf:")
-        records = (self.workflow(name.removeprefix(start)) for name in names)
-        return [listed_of(record) for record in records if record is not None]
+    def standing(self, correlation_id: str) -> ListedWorkflow | None:
+        """Return a workflow as a list shows it, or None."""
+        return read_one(self._server, correlation_id)
+
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
+        return read_served(self._server)
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.

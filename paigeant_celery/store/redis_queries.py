@@ -1,84 +1,227 @@
-"""Questions about all workflows on Redis."""
+"""Questions about all workflows on Redis: which parts of the index are read, and what they say (`listing.lua`)."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.message import first_step_in
-from paigeant_celery.core.queries import (
-    CurrentState,
-    WorkflowQuery,
-    current_state,
-    cursor_of,
-    milliseconds,
-    place_of_cursor,
-)
-from paigeant_celery.store.port import WorkflowRecord
-from paigeant_celery.store.query_port import ListedPage, ListedWorkflow
+from paigeant_celery.core.queries import MOST_LISTED, STATES, CurrentState, WorkflowQuery, place_of_cursor
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
+from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_records import failure_of, moment_of
 
-__all__ = ["counts_of", "listed_of", "page_of"]
+__all__ = ["list_older", "read_counts", "read_listed", "read_one", "read_served", "read_times"]
+
+LETTERS: Mapping[CurrentState, str] = {
+    "queued": "q", "running": "r", "retrying": "t", "suspended": "s", "completed": "c", "failed": "f", "parked": "p",
+    "cancelled": "x",
+}  # fmt: skip
+STATE_OF = {letter: state for state, letter in LETTERS.items()}
+IN_ORDER = [STATE_OF[letter] for letter in "qrtscfpx"]  # as COUNTED counts them
+
+AT_ONCE = 100  # activities that one script counts, and workflows that it lists or adds
+LAST = 2**53 - 1  # an age is this less the time at which a workflow was recorded, so that the newest come first
+ABOUT = "index"
 
 
-def listed_of(record: WorkflowRecord) -> ListedWorkflow:
+def read_listed(server: Server, query: WorkflowQuery) -> ListedPage:
+    """Return workflows that fit a query. It takes a round trip, and more if much that is listed does not fit."""
+    if query.prefix is not None and query.waits_for is not None:
+        return _listed_by_both(server, query)
+    found: list[ListedWorkflow] = []
+    behind = place_of_cursor(query.after) if query.after is not None else None
+    while True:
+        left = min(query.limit - len(found), server.limits.listed_at_once)
+        entries, last = server.run("listed", left, *_arguments(query, behind), about=ABOUT)
+        with server.readable(ABOUT):
+            found += [_listed(server, entry) for entry in entries]
+            behind = _place(query, last) if last else None
+        if behind is None or len(found) >= query.limit:
+            return ListedPage(items=tuple(found), next=f"{behind[0]}:{behind[1]}" if behind is not None else None)
+
+
+def _listed_by_both(server: Server, query: WorkflowQuery) -> ListedPage:
+    """Return those with a prefix that wait for something. The index of waits has another order, and is read whole."""
+    found: dict[str, ListedWorkflow] = {}
+    part: WorkflowQuery | None = replace(query, prefix=None, after=None, limit=MOST_LISTED)
+    while part is not None:
+        page = read_listed(server, part)
+        found |= {
+            each.correlation_id: each for each in page.items if each.correlation_id.startswith(query.prefix or "")
+        }
+        part = replace(part, after=page.next) if page.next is not None else None
+    behind = place_of_cursor(query.after)[1] if query.after is not None else ""
+    names = sorted(name for name in found if name > behind)
+    page_names = names[: query.limit]
+    more = len(names) > len(page_names)
+    return ListedPage(items=tuple(found[name] for name in page_names), next=f"0:{page_names[-1]}" if more else None)
+
+
+def read_one(server: Server, correlation_id: str) -> ListedWorkflow | None:
     """Return a workflow as a list shows it."""
+    entries, _ = server.run("listed", 1, "named", correlation_id, about=ABOUT)
+    with server.readable(ABOUT):
+        return _listed(server, entries[0]) if entries else None
+
+
+def read_counts(server: Server) -> Mapping[str, Mapping[CurrentState, int]]:
+    """Return how many workflows stand at each activity, by state."""
+    found: dict[str, Mapping[CurrentState, int]] = {}
+    more, after = 1, ""
+    while more:
+        entries, more = server.run("counted", after, AT_ONCE, about=ABOUT)
+        for activity, counts in entries:
+            after = activity
+            found[activity] = {state: count for state, count in zip(IN_ORDER, counts, strict=True) if count}
+    return dict(sorted(found.items()))
+
+
+def read_times(server: Server) -> Mapping[str, HopTimes]:
+    """Return how long hops waited and ran in the last days."""
+    (seconds, _) = server.ask(lambda c: c.redis.time(), about=ABOUT)
+    today = int(seconds) * 1000 // server.limits.day
+    keys = [f"{server.prefix}:times:{day}" for day in range(today - server.limits.days_kept, today + 1)]
+
+    def look(client: Client) -> Reply:
+        with client.redis.pipeline(transaction=False) as commands:
+            for key in keys:
+                commands.hgetall(key)
+            return commands.execute()
+
+    counts: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+    with server.readable("times"):
+        for fields in server.ask(look, about="times"):
+            for name, count in fields.items():
+                activity, what, bucket = name.rsplit(":", 2)
+                counts[activity, what][int(bucket)] += int(count)
+    return {
+        activity: HopTimes(queued=dict(counts.get((activity, "q"), {})), run=dict(counts.get((activity, "r"), {})))
+        for activity in sorted({activity for activity, _ in counts})
+    }
+
+
+def read_served(server: Server) -> Serving:
+    """Return which queues are served by workers that sweep, and when they were."""
+
+    def look(client: Client) -> Reply:
+        with client.redis.pipeline(transaction=True) as commands:
+            commands.time()
+            commands.hget(f"{server.prefix}:meta", "swept_at")
+            commands.zrange(f"{server.prefix}:served", 0, -1, withscores=True)
+            return commands.execute()
+
+    (seconds, micros), swept_at, queues = server.ask(look, about="served")
+    with server.readable("served"):
+        return Serving(
+            now=EPOCH + timedelta(seconds=seconds, microseconds=micros),
+            swept_at=moment_of(swept_at) if swept_at is not None else None,
+            queues={queue: moment_of(str(int(at))) for queue, at in queues},
+        )
+
+
+def list_older(server: Server) -> None:
+    """Have the workflows listed that versions without a list have recorded, once.
+
+    It looks through all keys of the database. Whoever is interrupted leaves it to the next.
+    """
+    meta = f"{server.prefix}:meta"
+    if server.ask(lambda c: c.redis.hget(meta, "listed"), about="meta") is not None:
+        return
+    start, place = f"{server.prefix}:wf:", None
+    while place != 0:
+        place, keys = server.ask(partial(_scanned, place=place or 0, match=f"{start}*"), about="wf:")
+        names = [key.removeprefix(start) for key in keys]
+        for begin in range(0, len(names), AT_ONCE):
+            _relist(server, [(name, "", "") for name in names[begin : begin + AT_ONCE]])
+    server.ask(lambda c: c.redis.hset(meta, "listed", "1"), about="meta")
+
+
+def _scanned(client: Client, *, place: int, match: str) -> Reply:
+    return client.redis.scan(place, match=match, count=1000)
+
+
+def _relist(server: Server, each: Sequence[tuple[str, str, str]]) -> None:
+    reply = server.run("relist", *(part for one in each for part in one), about=ABOUT)
+    known = [(name, *_step_in(envelope)) for name, envelope in zip(reply[::2], reply[1::2], strict=True)]
+    if known := [one for one in known if one[1]]:
+        server.run("relist", *(part for one in known for part in one), about=ABOUT)
+
+
+def _step_in(envelope: str) -> tuple[str, str]:
+    """Return activity and id of the step that an envelope is about, "" each if nothing can be read."""
     try:
-        step = first_step_in(record.envelope)
+        step = first_step_in(envelope)
     except MessageError:
         step = None
-    left = record.failure is not None and record.failure.error_class == "newer_version"
-    return ListedWorkflow(
-        correlation_id=record.correlation_id,
-        state=current_state(
-            record.state,
-            running=record.running,
-            suspended=record.suspended,
-            retrying=record.retry_at is not None and not left,
-        ),
-        activity=step.activity if step is not None else "",
-        step_id=(step.step_id if step is not None else None) or "",
-        queue=record.queue,
-        attempt=record.attempt,
-        created_at=record.created_at,
-        updated_at=record.updated_at,
-        failure=record.failure,
-        waits_for=tuple(dict.fromkeys(wait.name for wait in record.waits if wait.state == "open")),
-    )
+    return (step.activity, step.step_id or "") if step is not None else ("", "")
 
 
-def page_of(found: Sequence[ListedWorkflow], query: WorkflowQuery) -> ListedPage:
-    """Return those that fit a query."""
-    place = place_of_cursor(query.after) if query.after is not None else None
-    fitting = [workflow for workflow in found if _fits(workflow, query)]
+# Which parts of the index are read.
+
+
+def _arguments(query: WorkflowQuery, behind: tuple[int, str] | None) -> Iterator[str | int]:
+    states = "".join(sorted(LETTERS[state] for state in query.states))
+    least = str(LAST - _first_at(query.before) + 1) if query.before is not None else ""
+    greatest = str(LAST - _first_at(query.since)) if query.since is not None else ""
     if query.prefix is not None:
-        fitting = sorted(fitting, key=lambda workflow: workflow.correlation_id)
-        fitting = [workflow for workflow in fitting if place is None or workflow.correlation_id > place[1]]
+        last = f"(i{behind[1]}!" if behind is not None else f"[i{query.prefix}"
+        yield from ("ids", last, f"(i{query.prefix}\x7f", states, query.activity or "", least, greatest)
+    elif query.waits_for is not None:
+        begins = f"n{query.waits_for}\0"
+        last = f"({begins}{LAST - behind[0]}{behind[1]}/" if behind is not None else f"[{begins}{least}"
+        yield from ("waits", query.waits_for, last, f"({begins}{greatest}\x7f", states, query.activity or "")
     else:
-        fitting = sorted(fitting, key=_newest_first)
-        fitting = [workflow for workflow in fitting if place is None or _newest_first(workflow) > (-place[0], place[1])]
-    page, more = fitting[: query.limit], len(fitting) > query.limit
-    return ListedPage(items=tuple(page), next=cursor_of(page[-1].created_at, page[-1].correlation_id) if more else None)
+        yield "merged"
+        for state in query.states or STATES:
+            letter = LETTERS[state]
+            begins = f"a{query.activity}:{letter}" if query.activity is not None else f"s{letter}"
+            yield f"({begins}{LAST - behind[0]}{behind[1]}" if behind is not None else f"[{begins}{least}"
+            yield f"({begins}{greatest}\x7f"
 
 
-def counts_of(found: Sequence[ListedWorkflow]) -> Mapping[str, Mapping[CurrentState, int]]:
-    """Return how many workflows stand at each activity, by state."""
-    counts: defaultdict[str, Counter[CurrentState]] = defaultdict(Counter)
-    for workflow in found:
-        counts[workflow.activity][workflow.state] += 1
-    return {activity: dict(states) for activity, states in sorted(counts.items())}
+def _first_at(moment: datetime) -> int:
+    """Return the first whole millisecond that is not before a moment."""
+    return -((EPOCH - moment) // timedelta(milliseconds=1))
 
 
-def _newest_first(workflow: ListedWorkflow) -> tuple[int, str]:
-    return -milliseconds(workflow.created_at), workflow.correlation_id
+def _place(query: WorkflowQuery, last: str) -> tuple[int, str]:
+    """Return behind what a page goes on."""
+    if query.prefix is not None:
+        return 0, last
+    digits = len(str(LAST))
+    return LAST - int(last[:digits]), last[digits:]
 
 
-def _fits(workflow: ListedWorkflow, query: WorkflowQuery) -> bool:
-    return (
-        (query.prefix is None or workflow.correlation_id.startswith(query.prefix))
-        and (query.since is None or workflow.created_at >= query.since)
-        and (query.before is None or workflow.created_at < query.before)
-        and (query.activity is None or workflow.activity == query.activity)
-        and (not query.states or workflow.state in query.states)
-        and (query.waits_for is None or query.waits_for in workflow.waits_for)
+def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
+    (
+        workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since, retry_at,
+        ahead, served_at, last, envelope, waits,
+    ) = entry  # fmt: skip
+    if envelope and (known := _step_in(envelope))[0]:  # an older version recorded it
+        activity, step_id = known
+        server.run("relist", workflow, activity, step_id, about=ABOUT)
+    return ListedWorkflow(
+        correlation_id=workflow,
+        state=STATE_OF[letter],
+        activity=activity,
+        step_id=step_id,
+        queue=queue,
+        attempt=int(attempt or 0),
+        created_at=moment_of(created_at),
+        updated_at=moment_of(updated_at),
+        failure=failure_of(failure) if failure else None,
+        waits_for=tuple(waits),
+        owner=owner or None,
+        running_since=moment_of(since) if since else None,
+        retry_at=moment_of(retry_at) if retry_at else None,
+        ahead=int(ahead) if ahead else None,
+        last_failure=failure_of(last) if last else None,
+        served_at=moment_of(served_at) if served_at else None,
     )

@@ -47,7 +47,7 @@ def workflow_arguments(new: NewWorkflow) -> tuple[str | int, ...]:
     """Return a new workflow as scripts take it."""
     # A deadline is never looked at before it has passed.
     deadline = "" if new.deadline is None else -((EPOCH - new.deadline) // timedelta(milliseconds=1))
-    return new.correlation_id, new.content, *hop_arguments(new.hop), deadline
+    return new.correlation_id, new.content, *hop_arguments(new.hop), deadline, new.hop.activity, new.hop.step_id
 
 
 def origin_arguments(new: NewWorkflow) -> list[str | int]:

@@ -118,7 +118,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def _begin(self, consumer: Any) -> None:
         """Do what a worker does that serves activities."""
-        self._runtime.start_sweeping(partial(self._leave_to_newer, consumer))
+        self._runtime.start_sweeping(partial(self._leave_to_newer, consumer), partial(_read_by, consumer))
         if self._revocations is not None and not self._watching:
             self._watching += [
                 self._revocations.watch(consumer.timer),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, partial
 from typing import NoReturn, TypeVar, assert_never
@@ -105,12 +105,13 @@ class HopRuntime:
         )
         return owner, effects, Touching(store.endpoint, settings)
 
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing.
 
-        `on_outdated` is called, in another thread, if a newer worker has begun.
+        `on_outdated` is called, in another thread, if a newer worker has begun; so is `served`, at each sweep, which
+        tells the queues that this worker reads.
         """
-        self._effects.start_sweeping(on_outdated)
+        self._effects.start_sweeping(on_outdated, served)
 
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""

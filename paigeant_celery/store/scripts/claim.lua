@@ -1,5 +1,6 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
--- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
+-- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, activity and path of the step ('' if
+--       unknown), timeout
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
 --       'workflow', 'anywhere'), the name of that, ttl, what the steps before it used ('' for a workflow without limits), what
 --       names the span of this attempt ('' for none), then the names of blobs that the answer brings
@@ -11,9 +12,9 @@
 --         (the owner of that claim was lost) or '', names of the spans of earlier attempts}}, or the error FORMAT if a newer
 --         worker has begun
 
-local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl, before, trace =
-  unpack(ARGV, 1, 12 + 2)
-local first_wanted = 12 + 3
+local _, hop, owner, token, max_attempts, digest, lease, activity, step, timeout, where, name, ttl, before, trace =
+  unpack(ARGV, 1, 12 + 3)
+local first_wanted = 12 + 4
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -21,7 +22,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'first', 'heard', ':waits', 'quiet', 'lapsed', 'last_claim', 'claimed_before', 'taken_over', 'traces' }
+  'first', 'heard', ':waits', 'quiet', 'lapsed', 'last_claim', 'claimed_before', 'taken_over', 'traces', 'queued_at' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 local repeated = record.token == token and record.owner == owner
 if is_outdated and not repeated then return outdated() end -- what it claimed before is its own
@@ -97,6 +98,7 @@ local function earlier(claimed_before, taken_over, own)
   return found
 end
 local function give()
+  if step == '' then list_hop(record.workflow, hop, 'r') else list_hop(record.workflow, hop, 'r', activity, step) end
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
 end
@@ -117,7 +119,8 @@ raise_format()
 local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
 if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
-  'claimed_at', int(now), 'exhausted', exhausted, 'last_claim', int(now))
+  'claimed_at', int(now), 'exhausted', exhausted, 'last_claim', int(now), 'activity', activity)
+if record.state == 'queued' then note_time(activity, 'q', record.queued_at) end
 local taken_over = (record.state == 'running' or record.lapsed == '1') and '1' or ''
 if record.last_claim then
   redis.call('HSET', hop_key(hop), 'claimed_before', record.last_claim, 'taken_over', taken_over, 'lapsed', '')

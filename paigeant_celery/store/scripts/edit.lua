@@ -1,11 +1,12 @@
 -- EDIT: replace the envelope of a parked or suspended hop, with its digest. Copies of its earlier messages are dropped
 -- from then on. Whoever redrives or wakes it sends the new one.
 -- ARGV: prefix, hop, digest that it must have, queue, envelope, digest, '1' if its step is another one (what its attempts
---       have recorded is then discarded), by, token (of this call, which may be repeated), then name, text for each blob
+--       have recorded is then discarded), by, token (of this call, which may be repeated), activity and id of its step ('' each
+--       if they are unknown), then name, text for each blob
 -- Answer: 'edited' | 'unknown' | 'ended' | 'goes_on' (it is neither parked nor suspended) | 'changed' (somebody was
 --         faster) | 'begun' (the step has opened branches, or waits), or the error FORMAT if a newer worker has begun
 
-local _, hop, instead_of, queue, envelope, digest, restarts, by, token = unpack(ARGV, 1, 9)
+local _, hop, instead_of, queue, envelope, digest, restarts, by, token, activity, step = unpack(ARGV, 1, 11)
 
 local wrong = misplaced(hop_key(hop), 'hash', asked, 'zset')
 if wrong then return wrong end
@@ -36,7 +37,7 @@ end
 -- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
 redis.call('HSET', hop_key(hop), 'envelope', envelope, 'digest', digest, 'superseded', table.concat(old, ' '), 'edited_by',
   token)
-for i = 10, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
+for i = 12, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if restarts == '1' then
   -- It may go to another queue, and its numbers are those of the one before.
   redis.call('HSET', hop_key(hop), 'queue', queue, 'sent', 0, 'first', 0)
@@ -46,6 +47,7 @@ if restarts == '1' then
   forget_waits(workflow, hop)
 end
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
+if activity ~= '' and not block_of(hop) then relist(workflow, activity, step) end
 if by == '' then
   add_event(workflow, 'type', 'edited', 'hop', hop)
 else

@@ -10,9 +10,11 @@ local tried = {
   {'SADD', set, 'member'}, {'SMEMBERS', set}, {'SCARD', set}, {'SREM', set, 'member'}, {'SPOP', set},
   {'ZADD', zset, '1', 'member'}, {'ZCARD', zset}, {'ZSCORE', zset, 'member'}, {'ZRANGE', zset, '0', '-1'},
   {'ZCOUNT', zset, '0', '1'},
+  {'ZRANGEBYLEX', zset, '-', '+'}, {'ZLEXCOUNT', zset, '-', '+'}, {'ZREMRANGEBYSCORE', zset, '2', '3'},
   {'ZRANGEBYSCORE', zset, '0', '1'}, {'ZREVRANGEBYSCORE', zset, '1', '0'}, {'ZREM', zset, 'member'},
   {'XADD', stream, '*', 'type', 'probe'}, {'XRANGE', stream, '-', '+'}, {'XREVRANGE', stream, '+', '-'},
   {'TYPE', stream}, {'EXISTS', stream}, {'PERSIST', stream}, {'PEXPIREAT', stream, int(now + DUE_AFTER)},
+  {'PEXPIRE', stream, int(DUE_AFTER)},
   {'SET', text, '', 'PX', int(DUE_AFTER)}, {'PTTL', text},
   {'UNLINK', hash}, {'DEL', hash, set, zset, stream, text},
 }

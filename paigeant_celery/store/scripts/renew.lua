@@ -37,6 +37,7 @@ for i = 5, #ARGV, 2 do
       redis.call('HSET', hop_key(hop), 'state', 'running', 'lapsed', '')
       redis.call('ZREM', due, hop)
       give_to(owner, hop, lease)
+      list_hop(record[5], hop, 'r')
     end
     if (tonumber(record[4] or 0) or 0) > 0 then
       settled[#settled + 1] = hop

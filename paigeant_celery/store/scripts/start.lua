@@ -1,14 +1,16 @@
 -- START: record a workflow and its first hop; ADOPT: the same for one that is known only from its message.
--- ARGV: prefix, workflow, content, hop, queue, envelope, digest, deadline ('' for none), then to adopt it: when its
+-- ARGV: prefix, workflow, content, hop, queue, envelope, digest, deadline ('' for none), activity and id of its step, then
+--       to adopt it: when its
 --       message was sent, how long ago that may be at most, and how many attempts of the hop were begun ('' each
 --       otherwise), the workflow that it is a fork of and the step at which that was ('' each otherwise), how many blobs
 --       are copied from there, their names, then name, text for each other blob
 -- Answer: 'started' | 'exists' (same content) | 'conflict' (other content) | 'expired' (too old to be adopted) | 'gone'
 --         (there is no workflow any more that it could be a fork of)
 
-local _, workflow, content, hop, queue, envelope, digest, deadline, sent_at, max_age, begun = unpack(ARGV, 1, 11)
-local origin, at_step, copied = unpack(ARGV, 12, 14)
-local first_blob = 15 + copied
+local _, workflow, content, hop, queue, envelope, digest, deadline, activity, step = unpack(ARGV, 1, 10)
+local sent_at, max_age, begun, origin, at_step, copied = unpack(ARGV, 11, 12 + 4)
+local first_copied = 12 + 5
+local first_blob = first_copied + copied
 if sent_at == '' then sent_at = nil end
 
 local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key(workflow), 'set',
@@ -43,7 +45,7 @@ if not recorded then
   redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now))
   if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
 end
-for first = 15, first_blob - 1, MOST_FIELDS / 2 do
+for first = first_copied, first_blob - 1, MOST_FIELDS / 2 do
   local last = math.min(first + MOST_FIELDS / 2, first_blob) - 1
   local found = redis.call('HMGET', blob_key(origin), unpack(ARGV, first, last))
   local fields = {}
@@ -62,6 +64,7 @@ await_deadline(workflow, deadline)
 queue_hop(workflow, hop, queue, envelope, digest)
 -- Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
 if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun, 'fence', int(now)) end
+list(workflow, 'q', activity, step, not recorded and now or nil)
 add_event(workflow, 'type', sent_at and 'adopted' or 'started', 'hop', hop, 'queue', queue)
 if origin ~= '' then add_event(workflow, 'type', 'forked', 'hop', hop, 'step', at_step, 'from', origin) end
 return 'started'

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.errors import InvalidInput, StoreCorrupt
 from paigeant_celery.core.queries import WorkflowQuery
-from paigeant_celery.store.port import NewWorkflow
+from paigeant_celery.core.steps import ActivitySpec
+from paigeant_celery.core.waits import make_token
+from paigeant_celery.store.port import Claimed, NewWait, NewWorkflow, Standing
 from paigeant_celery.store.query_port import ListedPage
-from tests.contract.store.bench import Bench
+from tests.contract.store.bench import Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new
 
 
@@ -106,3 +108,164 @@ def test_a_new_workflow_without_an_activity_is_listed(bench: Bench) -> None:
     bench.store.start(new())
 
     assert listed(bench) == ["w"]
+
+
+def test_workflows_are_found_by_the_activity_at_which_they_stand(bench: Bench) -> None:
+    """The counts follow each step; what has ended counts for its last one."""
+    start(bench, "w", "v", "u")
+    run = closing(bench.store.claim(claim()))
+    bench.store.complete(completion(run, next_hop=at("review", "w.1")))
+    bench.store.complete(completion(closing(bench.store.claim(claim("v.0")), "v.0")))
+
+    assert listed(bench, activity="review") == ["w"]
+    assert set(listed(bench, activity="draft")) == {"u", "v"}
+    assert listed(bench, activity="draft", states=["completed"]) == ["v"]
+    assert bench.store.counted() == {"draft": {"queued": 1, "completed": 1}, "review": {"queued": 1}}
+
+
+def test_workflows_are_found_by_what_they_wait_for(bench: Bench) -> None:
+    """A person answers what waits for an approval, and not what waits for a payment."""
+    start(bench, "w", "v", "u")
+    for name, wait in (("w", "approval"), ("v", "paid")):
+        close = closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0")
+        token = make_token(f"{name}.0", "secret")
+        bench.store.wait(close, NewWait(wait_id="id", token=token, kind="signal", name=wait))
+        bench.store.suspend(close, Standing(tokens=[token]))
+
+    assert listed(bench, waits_for="approval") == ["w"]
+    assert listed(bench, waits_for="approval", states=["running"]) == []
+    assert listed(bench, waits_for="approval", prefix="w") == ["w"]
+    assert [each.waits_for for each in bench.store.listed(WorkflowQuery(waits_for="paid")).items] == [("paid",)]
+    bench.store.signal("w", "approval", "1", by="ann", call="c")
+    bench.store.cancel("v")
+    assert listed(bench, waits_for="approval") == listed(bench, waits_for="paid") == []
+
+
+def test_pages_of_waiting_workflows_follow_each_other(bench: Bench) -> None:
+    """Thousands may wait for the same."""
+    names = [f"w{number}" for number in range(5)]
+    start(bench, *names)
+    for name in names:
+        close = closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0")
+        bench.store.wait(close, NewWait(wait_id="id", token=f"{name}.0~secret", kind="token", name="approval"))
+
+    first = bench.store.listed(WorkflowQuery(waits_for="approval", limit=3))
+    rest = bench.store.listed(WorkflowQuery(waits_for="approval", limit=3, after=first.next))
+
+    assert sorted(ids(first) + ids(rest)) == names
+    assert rest.next is None
+
+
+def test_a_list_says_who_runs_a_step_and_what_stands_before_another(bench: Bench) -> None:
+    """Whoever wonders why nothing happens sees the process, the line, and the last error."""
+    for name in ("a", "b", "c"):
+        first = replace(at("draft", f"{name}.0"), queue="q")
+        bench.store.start(NewWorkflow(correlation_id=name, content="c", hop=first))
+    claimed = bench.store.claim(claim("a.0", owner="host:7:1:nonce:box"))
+    assert isinstance(claimed, Claimed)
+    found = {each.correlation_id: each for each in bench.store.listed(WorkflowQuery()).items}
+
+    assert (found["a"].owner, found["a"].running_since) == ("host:7:1:nonce:box", claimed.now)
+    assert [found[name].ahead for name in "abc"] == [None, 0, 1]
+    bench.store.retry_at(closing(claimed, "a.0", owner="host:7:1:nonce:box"), FAILURE, delay=0)
+    waiting = bench.store.standing("a")
+    assert waiting is not None
+    assert (waiting.state, waiting.failure, waiting.owner) == ("retrying", FAILURE, None)
+    bench.store.sweep(host="there")
+    again = bench.store.standing("a")
+    assert again is not None
+    assert (again.state, again.failure, again.last_failure) == ("queued", None, FAILURE)
+
+
+def test_a_sweep_notes_which_queues_its_caller_serves(bench: Bench) -> None:
+    """A queue that no worker reads is told from one whose workers are busy."""
+    assert bench.store.serving().swept_at is None
+
+    bench.store.sweep(host="there", served=["q", "r"])
+
+    serving = bench.store.serving()
+    assert serving.swept_at is not None
+    assert set(serving.queues) == {"q", "r"}
+    assert all(abs((serving.now - at).total_seconds()) < 60 for at in serving.queues.values())
+
+
+def test_times_are_counted_by_activity(bench: Bench) -> None:
+    """A queue that grows long shows before anybody complains."""
+    start(bench, "w", "v")
+    for name in ("w", "v"):
+        claimed = bench.store.claim(replace(claim(f"{name}.0"), activity="draft", step="draft"))
+        bench.store.complete(completion(closing(claimed, f"{name}.0")))
+
+    ((activity, times),) = bench.store.times().items()
+
+    assert activity == "draft"
+    assert (sum(times.queued.values()), sum(times.run.values())) == (2, 2)
+
+
+def test_an_expired_workflow_is_listed_no_longer(bench: Bench) -> None:
+    """Nobody clicks on what is gone, and the index does not grow for ever."""
+    start(bench, "w", "v")
+    bench.short_lived.cancel("w")
+
+    bench.expire()
+
+    assert listed(bench) == ["v"]
+    assert bench.store.counted() == {"draft": {"queued": 1}}
+
+
+def index(on_redis: RedisBench) -> list[str]:
+    return cast("list[str]", on_redis.client.zrange(on_redis.key("index"), 0, -1))
+
+
+def test_what_expired_leaves_the_index_with_a_sweep(on_redis: RedisBench) -> None:
+    """Also if nobody ever reads the list."""
+    start(on_redis, "w")
+    on_redis.short_lived.cancel("w")
+    on_redis.expire()
+
+    on_redis.store.sweep(host="there")
+
+    assert index(on_redis) == []
+    assert not on_redis.client.exists(on_redis.key("ended"))
+
+
+def test_workflows_of_older_versions_are_added_once(on_redis: RedisBench) -> None:
+    """After a deploy the list has what was recorded before it."""
+    step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
+    envelope = f'{{"slip": {{"itinerary": [{step}]}}}}'
+    on_redis.raw.start(NewWorkflow(correlation_id="old", content="c", hop=hop("old.0", envelope=envelope)))
+    on_redis.client.delete(on_redis.key("index"))
+
+    found = on_redis.raw.listed(WorkflowQuery(activity="draft"))
+
+    assert ids(found) == ["old"]
+    on_redis.client.delete(on_redis.key("index"))
+    assert ids(on_redis.raw.listed(WorkflowQuery())) == []  # not again: it looks through the whole database
+
+
+@pytest.mark.parametrize("how", ["read", "swept"])
+def test_what_an_older_version_ended_is_put_right(on_redis: RedisBench, how: str) -> None:
+    """A program of an older version that cancels a workflow knows nothing of the list."""
+    start(on_redis, "w")
+    on_redis.client.hset(on_redis.key("wf", "w"), "state", "cancelled")
+    on_redis.client.pexpire(on_redis.key("wf", "w"), 3_600_000)
+
+    if how == "read":
+        assert ids(on_redis.raw.listed(WorkflowQuery(states=frozenset(["queued"])))) == []
+    else:
+        on_redis.raw.sweep(host="there")
+
+    assert ids(on_redis.raw.listed(WorkflowQuery(states=frozenset(["cancelled"])))) == ["w"]
+    assert on_redis.client.zcard(on_redis.key("ended")) == 1
+
+
+def test_what_is_no_list_harms_no_hop(on_redis: RedisBench) -> None:
+    """A key of another type in the place of the index is told to whoever reads it; workflows go on."""
+    on_redis.client.set(on_redis.key("index"), "something else")
+
+    on_redis.raw.start(new())
+    claimed = on_redis.raw.claim(claim())
+    assert on_redis.raw.complete(completion(closing(claimed)))
+
+    with pytest.raises(StoreCorrupt):
+        on_redis.raw.counted()

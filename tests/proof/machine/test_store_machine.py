@@ -68,6 +68,7 @@ from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import Client
 from paigeant_celery.store.redis_waits import waits_in
 from paigeant_celery.store.totals import NOTHING, Sums, sums_in
+from tests.support.listing import check_listing
 
 T = TypeVar("T")
 
@@ -430,6 +431,8 @@ class RedisRig:
         hops = {hop_id: self._row(hop_id, found) for hop_id in ids["hop"]}
         for name in ids["wf"]:
             self._check_live(name, found, hops)
+        records = ({each: pairs(found[f"{kind}:{each}"]) for each in ids[kind]} for kind in ("wf", "hop"))
+        check_listing(scores["index"], scores["ended"], *records)
         return Reading(
             workflows={name: self._course(name, found, ends) for name in ids["wf"]},
             hops=hops,
@@ -622,8 +625,21 @@ def signals_in(blobs: Mapping[str, str]) -> tuple[int, list[str], dict[str, list
     return int(of.get("count", 0)), [ids[number] for number in sorted(ids)], kept
 
 
-SORTED = ("due", "parked", "asleep", "asked", "deadlines", "owners", "letters", "kept", "ending")
-KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "conversation", "journal", "owner", "host", "letter")
+SORTED = (
+    "due",
+    "parked",
+    "asleep",
+    "asked",
+    "deadlines",
+    "owners",
+    "letters",
+    "kept",
+    "ending",
+    "index",
+    "ended",
+    "served",
+)
+KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "conversation", "journal", "owner", "host", "letter", "times")
 SINGLE = (*SORTED, "sent", "reached", "meta")
 
 

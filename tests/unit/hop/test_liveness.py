@@ -55,7 +55,7 @@ def test_a_killed_process_is_gone_before_its_parent_looks() -> None:
 
 def test_another_process_under_the_same_id_is_not_the_owner() -> None:
     """Process ids are reused, in a container soon."""
-    host, pid, started, nonce = new_owner_id().split(":")
+    host, pid, started, nonce, _ = new_owner_id().split(":")
 
     assert is_gone(f"{host}:{pid}:{int(started) - 1}:{nonce}")
     assert not goes_on(f"{host}:{pid}:{int(started) - 1}:{nonce}", of=new_owner_id())
@@ -107,7 +107,7 @@ def test_a_process_of_another_worker_is_left_to_that() -> None:
     """Each worker has a helper of its own, which ends with it."""
     with start() as other:
         owner = owner_in(other)
-        host, pid, started, nonce = owner.split(":")
+        host, pid, started, nonce, _ = owner.split(":")
 
         assert not goes_on(owner, of=f"{host}:{int(pid) + 1}:{started}:{nonce}")
         other.kill()

@@ -1,0 +1,116 @@
+"""The commands about all workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner, Result
+
+from paigeant_celery import activity, install
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.cli import paigeant
+from paigeant_celery.testing import WorkflowHarness, workflow_harness
+
+__all__ = ["workflow_harness"]
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    """Give each test an empty registry."""
+    with registry.isolated():
+        yield
+
+
+def call(harness: WorkflowHarness, *arguments: str) -> Result:
+    """Call a command as the `celery` program does."""
+    with Celery("shop", broker="memory://localhost//", set_as_current=False) as app:
+        install(app, store=harness.store)
+        return CliRunner().invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
+
+
+def document(harness: WorkflowHarness, *arguments: str) -> Any:
+    found = call(harness, *arguments, "--json")
+    assert found.exit_code == 0, found.output
+    return json.loads(found.output)
+
+
+@pytest.fixture
+def orders(workflow_harness: WorkflowHarness) -> WorkflowHarness:
+    """Three workflows of an activity that no worker serves; one has run."""
+
+    @activity
+    def draftr() -> int:
+        return 1
+
+    for name in ("order-1", "order-2", "other"):
+        workflow_harness.dispatch([draftr.activity()], correlation_id=name)
+    asyncio.run(workflow_harness.deliver(1))
+    workflow_harness.store.sweep(host="there", served=["paigeant.drafter"])
+    return workflow_harness
+
+
+def test_list_says_why_a_workflow_stands(orders: WorkflowHarness) -> None:
+    """A misspelt activity is seen in the list, and not after an hour."""
+    found = document(orders, "list", "--state", "queued", "--prefix", "order-")
+
+    (order,) = found["workflows"]
+    assert (order["correlation_id"], order["state"], order["activity"]) == ("order-2", "queued", "draftr")
+    assert order["stuck"] == "draftr waits on paigeant.draftr: no worker serves it; did you mean drafter?"
+    assert found["next"] is None
+    printed = call(orders, "list", "--state", "queued").output
+    assert order["stuck"] in printed
+    assert "order-1" not in printed
+
+
+def test_show_says_that_nobody_serves_the_step(orders: WorkflowHarness) -> None:
+    """Whoever asks about one workflow sees the same words."""
+    shown = call(orders, "show", "order-2", "--no-workers")
+
+    assert "  stuck:     draftr waits on paigeant.draftr: no worker serves it; did you mean drafter?" in shown.output
+
+
+def test_a_list_goes_on_behind_its_next(orders: WorkflowHarness) -> None:
+    """A script reads thousands of workflows page by page."""
+    first = document(orders, "list", "--limit", "2")
+    rest = document(orders, "list", "--limit", "2", "--after", first["next"])
+
+    names = [each["correlation_id"] for page in (first, rest) for each in page["workflows"]]
+    assert sorted(names) == ["order-1", "order-2", "other"]
+    assert rest["next"] is None
+
+
+@pytest.mark.parametrize(
+    "filters", [["--state", "gone"], ["--since", "tomorrow"], ["--before", "2026-01-02T12:00:00"], ["--after", "x"]]
+)
+def test_a_filter_that_cannot_be_is_refused(orders: WorkflowHarness, filters: list[str]) -> None:
+    """An empty list would say that all is well."""
+    assert call(orders, "list", *filters).exit_code == 2
+
+
+def test_a_list_is_filtered_by_age(orders: WorkflowHarness) -> None:
+    """What began before the deploy is not of interest now."""
+    assert len(document(orders, "list", "--since", "1h")["workflows"]) == 3
+    assert document(orders, "list", "--before", "1h")["workflows"] == []
+
+
+def test_stats_count_workflows_and_times(orders: WorkflowHarness) -> None:
+    """The numbers of a dashboard, for a terminal and for a script."""
+    found = document(orders, "stats")
+
+    assert found["states"] == {"queued": 2, "completed": 1}
+    assert found["activities"] == {"draftr": {"queued": 2, "completed": 1}}
+    run = found["times"]["draftr"]["run"]
+    assert (run["count"], sum(run["counts"]), len(run["counts"])) == (1, 1, len(run["bounds"]) + 1)
+    assert "draftr" in call(orders, "stats").output
+
+
+def test_an_empty_store_has_no_workflows(workflow_harness: WorkflowHarness) -> None:
+    """A fresh deployment is no error."""
+    assert call(workflow_harness, "list").output == "no workflows\n"
+    assert call(workflow_harness, "stats").output == "no workflows\n"
