@@ -204,7 +204,9 @@ def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
         updated_at=found.updated_at,
         failure=found.failure,
         waits_for=found.waits_for,
-        stuck=why_stuck(found.activity, found.queue, serving) if serving is not None and waits else None,
+        stuck=why_stuck(found.activity, found.queue, serving, since=found.updated_at)
+        if serving is not None and waits
+        else None,
         runner=runner_of(found),
         ahead=found.ahead,
         last_failure=found.last_failure,

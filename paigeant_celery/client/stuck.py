@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 
 from paigeant_celery.client.readings import BranchStatus, Runner
@@ -47,7 +47,11 @@ def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branc
         told = [(each.activity or "", each.queue, f" (in {each.path})") for each in waiting]
         if found.state in WAIT_FOR_WORKERS:
             told = [(activity or found.activity, found.queue, "")]
-        reasons = ((why_stuck(name, queue, serving), where) for name, queue, where in told if serving is not None)
+        reasons = (
+            (why_stuck(name, queue, serving, since=found.updated_at), where)
+            for name, queue, where in told
+            if serving is not None
+        )
         stuck = next((f"{why}{where}" for why, where in reasons if why is not None), None)
     return Outlook(stuck=stuck, runner=runner_of(found), ahead=found.ahead, last_failure=found.last_failure)
 
@@ -66,10 +70,16 @@ def runner_of(found: ListedWorkflow) -> Runner | None:
     return Runner(host=host, pid=int(pid) if pid.isdecimal() else None, since=found.running_since)
 
 
-def why_stuck(activity: str, queue: str, serving: Serving) -> str | None:
-    """Say why a step that waits on a queue will not run: no worker serves that. None if one does, or may."""
+def why_stuck(activity: str, queue: str, serving: Serving, *, since: datetime) -> str | None:
+    """Say why a step that waits on a queue will not run: no worker serves that. None if one does, or may.
+
+    `since` is when something happened to its workflow last: workers may be about to start.
+    """
     served_at = serving.queues.get(queue)
     if served_at is not None and serving.now - served_at <= UNSERVED:
+        return None
+    is_alive = any(serving.now - at <= UNSERVED for at in serving.queues.values())
+    if not is_alive and serving.now - since <= UNSERVED:
         return None
     if not serving.queues and serving.swept_at is not None and serving.now - serving.swept_at <= UNSERVED:
         return None  # workers of older versions do not say what they serve

@@ -45,6 +45,7 @@ __all__ = [
     "NewWait",
     "NewWorkflow",
     "OpenHops",
+    "QueryStore",
     "WorkflowOrigin",
     "RenewAnswer",
     "Resolution",
