@@ -77,6 +77,7 @@ SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
+WHICH_THERE_ARE = "workflows = Workflows(transport)"
 RUN_BELOW = (
     QUICK_START,
     HOST_CONFIGURATION,
@@ -100,6 +101,7 @@ RUN_BELOW = (
     ORDERS,
     FAN_OUT,
     VOTES,
+    WHICH_THERE_ARE,
     REFUNDS,
     REFUNDS_TEST,
     INBOX_PAGE,
@@ -974,6 +976,37 @@ print([getattr(part, "media_type", part) for part in messages[0].parts[0].conten
     assert run_script(block(PICTURES) + served, cwd=tmp_path) == "['What differs?', 'image/png', 'image/png']\n"
 
 
+def test_the_workflows_of_a_store_are_found_as_shown(tmp_path: Path) -> None:
+    """Somebody wants to know of all that failed, page by page."""
+    lines = [f"    {line}" for line in block(WHICH_THERE_ARE).splitlines()]
+    begins, *more = [number for number, line in enumerate(lines) if " page = " in line]
+    lines.insert(begins + 1, "    print([each.correlation_id for each in page.items])")
+    assert len(more) == 1
+    asked = """
+import asyncio
+from paigeant_celery import StepPolicy, Workflows, activity
+from paigeant_celery.testing import WorkflowHarness
+
+@activity(policy=StepPolicy(final_on=[ValueError]))
+def draft(): raise ValueError
+
+async def look(transport):
+"""
+    shown = """
+    print(counts.states["failed"])
+
+harness = WorkflowHarness()
+for number in range(51):
+    harness.dispatch([draft.activity()], correlation_id=f"order-{number}")
+asyncio.run(harness.deliver())
+asyncio.run(look(harness.transport))
+"""
+
+    printed = run_script("\n".join([asked, *lines, "    print(len(page.items))", shown]), cwd=tmp_path).splitlines()
+
+    assert (len(ast.literal_eval(printed[0])), *printed[1:]) == (50, "1", "51")
+
+
 def test_a_process_that_loads_no_agents_dispatches_as_shown(tmp_path: Path) -> None:
     """The step gets its deps and arguments, and reads the variables; the web process loads no agent library."""
     served = """
@@ -1169,7 +1202,7 @@ def test_every_state_of_a_workflow_stands_in_its_table() -> None:
 
 def test_every_command_stands_in_its_table() -> None:
     """People look there for what they can do at night."""
-    shown = {re.sub(r"( \[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
+    shown = {re.sub(r"( (\[?[A-Z]+\]?|--[a-z]+))+$", "", word).removeprefix("celery -A shop paigeant ") for word in
              (row[0].strip("`") for row in table("docs/operating.md", "command"))}  # fmt: skip
 
     assert shown == set(commands(paigeant))
