@@ -19,13 +19,13 @@ FENCE = re.compile(r"^```(\w*)$")
 
 # What is different in each run. Names of hosts, folders and servers are replaced before: see `Scene`.
 MASKS = (
-    (re.compile(r"\b[0-9a-f-]{36}\.\d+:\d+:\d+:[0-9a-f]{12}\b"), "OWNER"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?Z?"), "TIME"),
     (re.compile(r"(?<![\w.])\d+(\.\d+)? ?(ms|s|min)\b"), "SECONDS"),
     (re.compile(r"(?<=~)[A-Za-z0-9_-]{8,}"), "TOKEN"),
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "UUID"),
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "DIGEST"),
-    (re.compile(r"(?<=\bpid )\d+|(?<=@web-1  )\d+"), "PID"),
+    (re.compile(r"(?<=\bpid )\d+|(?<=\bprocess )\d+|(?<=@web-1  )\d+"), "PID"),
+    (re.compile(r"\bwhy=(owner_gone|lease_over)"), "why=GONE"),  # whichever a sweep sees first
     (re.compile(r"(?<![\d.])\d+\.\d+\.\d+(?![\d.])"), "VERSION"),
     (re.compile(r"\b[\d.]+ of [\d.]+ MiB"), "SOME MiB"),
     (re.compile(r"(?<=\bline )\d+|(?<=\.py:)\d+"), "LINE"),
