@@ -16,7 +16,7 @@ def test_a_damaged_time_stops_no_sweep(on_redis: RedisBench, text: str) -> None:
     """One record that nobody can read must not keep every other workflow from going on."""
     start(on_redis, "odd", "well")
     on_redis.client.hset(on_redis.key("wf", "odd"), "created_at", text)
-    on_redis.client.zadd(on_redis.key("due"), {"well.0": on_redis.now() - 1 - 1e13})  # it is sent whatever its queue has
+    on_redis.client.zadd(on_redis.key("due"), {"well.0": on_redis.now() - 1 - 1e13})  # whatever its queue has
 
     found = on_redis.raw.sweep(host="there")
 
