@@ -16,6 +16,7 @@ while #found < tonumber(most) do
   local text = redis.call('ZRANGEBYLEX', index, from, '(b', 'LIMIT', 0, 1)[1]
   if not text then return { found, 0 } end
   local activity = text:match('^a([^:]*):')
+  if not activity then return corrupt(index, 'has an entry that is none of ours') end
   local counts = {}
   for letter in ('qrtscfpx'):gmatch('.') do
     local begins = 'a' .. activity .. ':' .. letter

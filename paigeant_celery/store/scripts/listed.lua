@@ -53,7 +53,7 @@ local function read(workflow)
   local retry_at = hop_state == 'waiting' and redis.pcall('ZSCORE', due, hop)
   local names, seen = {}, {}
   local tokens = hop_state and not ENDED[hop_state] and tokens_in(open or nil) or {}
-  for i, token in ipairs(tokens) do names[i] = ':name:' .. token end
+  for i = 1, math.min(#tokens, MOST_FIELDS) do names[i] = ':name:' .. tokens[i] end
   local waits = {}
   for _, name in ipairs(#names > 0 and redis.pcall('HMGET', hop_key(hop), unpack(names)) or {}) do
     if name and not seen[name] then

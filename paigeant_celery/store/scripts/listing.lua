@@ -13,12 +13,18 @@
 --
 -- {prefix}:ended holds the third text of each workflow that has ended -> when its record expires; then all leave.
 --
--- No hop may fail because of a list: a key of another type is left alone, and only those who read the list are told.
+-- No hop may fail because of a list: what is called here is called behind the writes of the scripts. So a key of another
+-- type is left alone, and so is a workflow of which nobody can say when it was recorded; those who read the list are told.
 
 local index, ended = prefix .. ':index', prefix .. ':ended'
 local AGE = #int(MOST_COUNTED) -- digits, for some thousand years
 
-local function age_of(created_at) return int(MOST_COUNTED - created_at) end
+-- nil for what is no time: whoever damaged a record must stop nothing else.
+local function age_of(created_at)
+  local at = type(created_at) ~= 'table' and tonumber(created_at or nil)
+  local age = at and int(MOST_COUNTED - at)
+  return age and #age == AGE and age:match('^%d+$') or nil
+end
 
 -- The parts of the third text: workflow, state, age, activity, step.
 local function listing_in(text)
@@ -55,8 +61,9 @@ local function list_all(changes)
     local before = listing_of(change.workflow)
     local created_at = change.created_at
     if not before and not created_at then created_at = redis.pcall('HGET', wf_key(change.workflow), 'created_at') end
-    if before or tonumber(type(created_at) ~= 'table' and created_at or nil) then
-      local new = { workflow = change.workflow, state = change.state, age = created_at and age_of(created_at) or before.age,
+    local age = age_of(created_at) or (before and before.age)
+    if age then
+      local new = { workflow = change.workflow, state = change.state, age = age,
         activity = change.activity or before and before.activity or '', step = change.step or before and before.step or '' }
       new.text = 'i' .. new.workflow .. ' ' .. new.state .. new.age .. ':' .. new.activity .. ':' .. new.step
       if not before or before.text ~= new.text then
@@ -146,7 +153,8 @@ local function drop_expired(most)
   for i, workflow in ipairs(workflows) do
     if redis.call('EXISTS', keys[i]) == 1 then
       local listed = relist(workflow)
-      if listed and OF_ENDED[listing_in(listed).state] then redis.pcall('ZADD', ended, int(now + DUE_AFTER_MOST), listed) end
+      local now_listed = listing_in(listed)
+      if now_listed and OF_ENDED[now_listed.state] then redis.pcall('ZADD', ended, int(now + DUE_AFTER_MOST), listed) end
     end
   end
   return #texts
@@ -158,11 +166,11 @@ local function text_of_wait(name, age, token) return 'n' .. name .. '\0' .. age 
 
 local function list_wait(name, age, token) redis.pcall('ZADD', index, 0, text_of_wait(name, age, token)) end
 
--- The texts of some waits, behind others; one that an older version recorded has none.
+-- The texts of some waits, behind others; one that an older version recorded has none. A hop has at most MAX_WAITS.
 local function add_waits(texts, hop, tokens)
   if #tokens == 0 then return end
   local names = { ':age' }
-  for i, token in ipairs(tokens) do names[i + 1] = ':name:' .. token end
+  for i = 1, math.min(#tokens, MOST_FIELDS) do names[i + 1] = ':name:' .. tokens[i] end
   local found = redis.pcall('HMGET', hop_key(hop), unpack(names))
   for i, token in ipairs(tokens) do
     if found[1] and found[i + 1] then texts[#texts + 1] = text_of_wait(found[i + 1], found[1], token) end
@@ -182,6 +190,8 @@ local function look_over(most)
   local from = type(after) == 'string' and after ~= '' and '(' .. after or '[i'
   local texts = redis.pcall('ZRANGEBYLEX', index, from, '(o', 'LIMIT', 0, most) -- those by id, and of waits
   if #texts == 0 and from == '[i' then return end
+  -- First of all: if one of them stops this pass, the next one looks at others.
+  redis.pcall('HSET', meta, 'looked_over', #texts == most and texts[#texts] or '')
   for _, text in ipairs(texts) do
     local listed = listing_in(text)
     local behind = text:match('^n[^%z]*%z(.*)$')
@@ -195,7 +205,6 @@ local function look_over(most)
       if is_open ~= 'open' then redis.pcall('ZREM', index, text) end
     end
   end
-  redis.pcall('HSET', meta, 'looked_over', #texts == most and texts[#texts] or '')
 end
 
 -- Times, in buckets: the first one is up to 10 ms, each next one up to twice as much. They are kept by day, as

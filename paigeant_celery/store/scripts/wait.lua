@@ -21,8 +21,7 @@ for _, each in ipairs(tokens_in(open)) do
 end
 if #others >= MAX_WAITS then return 'too_many' end
 
-local created_at = redis.pcall('HGET', wf_key(workflow), 'created_at')
-local age = age_of(type(created_at) == 'string' and tonumber(created_at) or 0)
+local age = age_of(redis.pcall('HGET', wf_key(workflow), 'created_at')) or age_of(0)
 -- Writes that need memory come first.
 local number = redis.call('HINCRBY', hop_key(hop), ':waits', 1)
 if found then
