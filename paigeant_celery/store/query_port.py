@@ -79,6 +79,13 @@ class QueryStore(Protocol):
         """Return how many workflows stand at each activity, by state; ended ones count for their last one."""
         ...
 
+    def list_older(self) -> bool:
+        """List some of the workflows that versions without a list have recorded, and say whether none is left.
+
+        `listed` and `counted` know of no others. A call takes a bounded time, and sweeps do the same.
+        """
+        ...
+
     def times(self) -> Mapping[str, HopTimes]:
         """Return how long hops waited and ran in the last days, by activity."""
         ...

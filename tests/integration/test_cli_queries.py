@@ -18,6 +18,7 @@ from paigeant_celery import activity, install
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
 from paigeant_celery.store.port import Claim, Claimed
+from paigeant_celery.store.query_port import ListedPage
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
 __all__ = ["workflow_harness"]
@@ -147,3 +148,22 @@ def test_an_empty_store_has_no_workflows(workflow_harness: WorkflowHarness) -> N
     """A fresh deployment is no error."""
     assert call(workflow_harness, "list").output == "no workflows\n"
     assert call(workflow_harness, "stats").output == "no workflows\n"
+
+
+def test_a_list_that_lacks_older_ones_says_so(orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after an upgrade an empty list would say that there are no workflows."""
+    assert document(orders, "list")["complete"] is document(orders, "stats")["complete"] is True
+    monkeypatch.setattr(orders.store, "list_older", lambda: False)
+
+    assert document(orders, "list")["complete"] is document(orders, "stats")["complete"] is False
+    for command in ("list", "stats"):
+        assert "not all workflows are here: those that an older version recorded" in call(orders, command).output
+
+
+def test_a_list_without_entries_says_that_there_are_more(
+    orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter that leaves most of them out takes several pages, of which some are empty."""
+    monkeypatch.setattr(orders.store, "listed", lambda query: ListedPage(items=(), next="0:order-1"))
+
+    assert call(orders, "list", "--prefix", "o").output == "no workflows here\nmore: --after 0:order-1\n"
