@@ -43,7 +43,7 @@ def _asked(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> l
     from paigeant_celery.worker.readiness import read_file
 
     # A worker of the solo pool on this host, which does not answer while a step runs in it.
-    told: dict[str, Any] = {name: found for name in wanted if (found := read_file(name)) is not None}
+    told: dict[str, Any] = {name: found for name in wanted if (found := read_file(name, silence=silence)) is not None}
     left = [name for name in wanted if name not in told]
     if left or not wanted:
         told |= _heard(app, left, timeout, silence)
