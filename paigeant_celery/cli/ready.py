@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from paigeant_celery.cli.output import Exit, Refused, Table, command, tell
+from paigeant_celery.cli.seconds import SECONDS
 
 __all__ = ["ready"]
 
@@ -15,10 +16,16 @@ __all__ = ["ready"]
 @command()
 @click.option("-d", "--destination", metavar="NODE,…", help="Ask these workers alone (`celery@host`); all by default.")
 @click.option(
-    "-t", "--timeout", default=2.0, show_default=True, metavar="SECONDS", help="Wait so long for workers to answer."
+    "-t",
+    "--timeout",
+    default=2.0,
+    type=SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for workers to answer.",
 )
 @click.option(
-    "--silence", default=15.0, show_default=True, metavar="SECONDS",
+    "--silence", default=15.0, type=SECONDS, show_default=True, metavar="SECONDS",
     help="A process that gave no sign of life for so long is not ready.",
 )  # fmt: skip
 @click.pass_context
