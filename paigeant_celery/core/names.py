@@ -247,6 +247,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "empty_itinerary": "there is no step to run",
         "empty_prompt": "a step of an agent has no prompt",
         "expired": "the store does not know the workflow, and its message is too old for the workflow to be adopted",
+        "fork_too_large": "a fork would copy more outputs and files than the store copies in one step",
         "inconsistent_slip": "the ids, places or digest of a message contradict each other or the store",
         "invalid_answer": "an answer to a wait, or a signal, is no JSON, or does not fit what the wait asks for",
         "invalid_arguments": "the arguments of a function or a task do not fit it, or would not come back from JSON",
