@@ -10,7 +10,7 @@ from datetime import datetime
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
-from paigeant_celery.client.stuck import WAIT_FOR_WORKERS, runner_of, serving_of, why_stuck
+from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
@@ -171,7 +171,7 @@ class Workflows:
         store = self._store("page")
         complete = store.list_older()
         found = store.listed(query)
-        serving = serving_of(store) if any(each.state in WAIT_FOR_WORKERS for each in found.items) else None
+        serving = serving_of(store) if any(needs_worker(each) for each in found.items) else None
         return WorkflowPage(
             items=tuple(_summary(each, serving) for each in found.items), next=found.next, complete=complete
         )
@@ -217,7 +217,6 @@ def _checked_transport(transport: Transport | None) -> Transport:
 
 
 def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
-    waits = serving is not None and found.state in WAIT_FOR_WORKERS
     return WorkflowSummary(
         correlation_id=found.correlation_id,
         state=found.state,
@@ -230,7 +229,7 @@ def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
         failure=found.failure,
         waits_for=found.waits_for,
         stuck=why_stuck(found.activity, found.queue, serving, since=found.updated_at)
-        if serving is not None and waits
+        if serving is not None and needs_worker(found)
         else None,
         runner=runner_of(found),
         ahead=found.ahead,
