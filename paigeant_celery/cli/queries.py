@@ -135,7 +135,7 @@ def _about(each: WorkflowSummary) -> str:
     """Return why a workflow stands, or who runs it."""
     parts = [each.stuck] if each.stuck is not None else []
     if each.runner is not None:
-        parts.append(f"runs in {each.runner}")
+        parts.append(each.runner.told)
     if each.waits_for:
         parts.append(f"waits for {', '.join(each.waits_for)}")
     if each.ahead:

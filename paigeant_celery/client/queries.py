@@ -11,7 +11,7 @@ from datetime import datetime
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
-from paigeant_celery.client.stuck import WAIT_FOR_WORKERS, runner_of, serving_of, why_stuck
+from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
@@ -182,7 +182,7 @@ class Workflows:
                 {"action": "list_unreadable", "correlation_id": name},
             )
             logger.warning(text, name, extra=fields)
-        serving = serving_of(store) if any(each.state in WAIT_FOR_WORKERS for each in found.items) else None
+        serving = serving_of(store) if any(needs_worker(each) for each in found.items) else None
         return WorkflowPage(
             items=tuple(_summary(each, serving) for each in found.items),
             next=found.next,
@@ -231,7 +231,6 @@ def _checked_transport(transport: Transport | None) -> Transport:
 
 
 def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
-    waits = serving is not None and found.state in WAIT_FOR_WORKERS
     return WorkflowSummary(
         correlation_id=found.correlation_id,
         state=found.state,
@@ -244,7 +243,7 @@ def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
         failure=found.failure,
         waits_for=found.waits_for,
         stuck=why_stuck(found.activity, found.queue, serving, since=found.updated_at)
-        if serving is not None and waits
+        if serving is not None and needs_worker(found)
         else None,
         runner=runner_of(found),
         ahead=found.ahead,

@@ -113,6 +113,8 @@ class MemoryStore:
                 return "exists" if existing.content == new.content else "conflict"
             if new.origin is not None and new.origin.workflow not in self._records.workflows:
                 return "gone"
+            if self._records.copied_size(new) > self._limits.max_copied:
+                return "too_large"
             self._begin(new, "started", now)
             return "started"
 
@@ -537,8 +539,8 @@ class MemoryStore:
 
     def listed(self, query: WorkflowQuery) -> ListedPage:
         """Return workflows that fit a query."""
-        with self._transaction():
-            return listed(self._records, query)
+        with self._transaction() as now:
+            return listed(self._records, query, now=now)
 
     def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
         """Return how many workflows stand at each activity, by state."""
@@ -562,9 +564,9 @@ class MemoryStore:
 
     def standing(self, correlation_id: str) -> ListedWorkflow | None:
         """Return a workflow as a list shows it, or None."""
-        with self._transaction():
+        with self._transaction() as now:
             workflow = self._records.workflows.get(correlation_id)
-            return standing(self._records, workflow) if workflow is not None else None
+            return standing(self._records, workflow, now=now) if workflow is not None else None
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return no warnings: nothing can be wrong."""

@@ -200,8 +200,8 @@ def _readable(server: Server, entries: Sequence[Sequence[Any]], lost: list[str])
 
 def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
     (
-        workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since, retry_at,
-        ahead, served_at, last, envelope, waits,
+        workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since,
+        lapsed_at, retry_at, ahead, served_at, last, envelope, waits,
     ) = entry  # fmt: skip
     for text in (*entry[:-2], *waits):
         str(text).encode()  # raises for what is no text
@@ -221,6 +221,7 @@ def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
         waits_for=tuple(waits),
         owner=owner or None,
         running_since=moment_of(since) if since else None,
+        lapsed_at=moment_of(lapsed_at) if lapsed_at else None,
         retry_at=moment_of(retry_at) if retry_at else None,
         ahead=int(ahead) if ahead else None,
         last_failure=failure_of(last) if last else None,

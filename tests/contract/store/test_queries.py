@@ -13,7 +13,7 @@ from paigeant_celery.core.queries import WorkflowQuery
 from paigeant_celery.core.steps import ActivitySpec
 from paigeant_celery.core.waits import make_token
 from paigeant_celery.store.port import Claimed, NewWait, NewWorkflow, Standing
-from paigeant_celery.store.query_port import ListedPage
+from paigeant_celery.store.query_port import ListedPage, ListedWorkflow
 from tests.contract.store.bench import Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new
 
@@ -175,6 +175,34 @@ def test_a_list_says_who_runs_a_step_and_what_stands_before_another(bench: Bench
     again = bench.store.standing("a")
     assert again is not None
     assert (again.state, again.failure, again.last_failure) == ("queued", None, FAILURE)
+
+
+@pytest.mark.parametrize("how", ["listed", "by id", "alone"])
+def test_a_list_says_that_the_lease_of_a_running_step_is_over(bench: Bench, how: str) -> None:
+    """A dead worker does not look like one that runs the step, also while nobody is there to take it over."""
+    start(bench, "w")
+    bench.brief.claim(claim("w.0"))
+
+    def read() -> ListedWorkflow | None:
+        query = WorkflowQuery(prefix="w" if how == "by id" else None)
+        return bench.store.standing("w") if how == "alone" else bench.store.listed(query).items[0]
+
+    living = read()
+    bench.lapse()
+    lost = read()
+
+    assert living is not None
+    assert lost is not None
+    assert (living.state, living.lapsed_at) == ("running", None)
+    assert lost.lapsed_at is not None
+    assert living.running_since is not None
+    assert lost == replace(living, lapsed_at=lost.lapsed_at)
+    assert living.running_since < lost.lapsed_at <= bench.store.serving().now
+    bench.lapse_swept()
+    bench.store.sweep(host="there")
+    queued = read()
+    assert queued is not None
+    assert (queued.state, queued.lapsed_at) == ("queued", None)
 
 
 def test_a_sweep_notes_which_queues_its_caller_serves(bench: Bench) -> None:
