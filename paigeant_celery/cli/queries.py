@@ -59,7 +59,12 @@ def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters
 
     found = Workflows(transport_of_app(context)).page_sync(state=states, **filters)  # type: ignore[arg-type]
     workflows = [_document(each) for each in found.items]
-    document = {"workflows": workflows, "next": found.next, "complete": found.complete}
+    document = {
+        "workflows": workflows,
+        "next": found.next,
+        "complete": found.complete,
+        "unreadable": list(found.unreadable),
+    }
     tell(document, _lines(found))
 
 
@@ -104,6 +109,8 @@ def _lines(page: WorkflowPage) -> Iterator[str | Table]:
         yield "no workflows" if page.next is None else "no workflows here"
     if page.next is not None:
         yield f"more: --after {page.next}"
+    if page.unreadable:
+        yield f"left out, because their records cannot be read: {', '.join(map(shown, page.unreadable))}"
     yield from _missing(page)
 
 

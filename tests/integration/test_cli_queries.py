@@ -206,3 +206,17 @@ def test_a_list_without_entries_says_that_there_are_more(
     monkeypatch.setattr(orders.store, "listed", lambda query: ListedPage(items=(), next="0:order-1"))
 
     assert call(orders, "list", "--prefix", "o").output == "no workflows here\nmore: --after 0:order-1\n"
+
+
+def test_a_list_names_what_it_leaves_out(
+    orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One damaged record hides no other, and is not hidden itself."""
+    monkeypatch.setattr(orders.store, "listed", lambda query: ListedPage(items=(), unreadable=("order-3",)))
+
+    assert document(orders, "list")["unreadable"] == ["order-3"]
+    said = "left out, because their records cannot be read: order-3\n"
+    assert call(orders, "list").output.endswith(f"no workflows\n{said}")
+    assert {(record.__dict__["action"], record.__dict__["correlation_id"]) for record in caplog.records} == {
+        ("list_unreadable", "order-3")
+    }
