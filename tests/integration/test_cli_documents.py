@@ -229,6 +229,41 @@ def test_what_cannot_be_run_is_refused(agents: list[Any], call: Call, arguments:
         assert call(*arguments, "--unchecked").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["note", "x"], "`note`: 'note' is of the kind `function`; functions and Celery tasks need `--document`"),
+        (["writer", "x", "writr", "x"], "`writr`: no activity 'writr' is loaded; did you mean 'writer'?"),
+        (["writer", ""], "`writer`: an agent needs a prompt"),
+        (["writer", "x", "--id", "a b"], "`--id`: use 1 to 128"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_without_a_document(
+    agents: list[Any], call: Call, arguments: list[str], says: str
+) -> None:
+    """Whoever typed agents and prompts has no document in which to look."""
+    refused = call("run", *arguments)
+
+    assert refused.stderr.startswith(f"Error: what was typed cannot be used:\n{says}")
+
+
+@pytest.mark.parametrize(
+    "command", [["diff", "{good}", "{bad}"], ["run", "--document", "{bad}"], ["import", "w", "{bad}"]]
+)
+def test_a_text_says_which_file_is_wrong(call: Call, agents: list[Any], tmp_path: Path, command: list[str]) -> None:
+    """Of two, or of the one that a script chose."""
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text('{"version": 1, "itinerary": [{"agent": "writer", "prompt": "x"}]}')
+    bad.write_text('{"version": 1, "itinerary": []}')
+
+    refused = call(*(each.format(good=good, bad=bad) for each in command))
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"Error: {bad} cannot be used:\n`itinerary`: ")
+    piped = call(*(each.format(good=good, bad="-") for each in command), stdin=bad.read_text())
+    assert piped.stderr.startswith("Error: the document on the standard input cannot be used:\n")
+
+
 def test_a_document_is_run(workflow_harness: WorkflowHarness, agents: list[Any], call: Call) -> None:
     """The same that a schedule sends."""
     text = "version: 1\ncorrelation_id: tea\nitinerary:\n- function: note\n"
