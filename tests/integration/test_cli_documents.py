@@ -121,16 +121,17 @@ def test_an_import_that_changes_what_ran_tells_all_findings(
 ) -> None:
     """As people and as scripts read them."""
     correlation_id = parked(workflow_harness, agents)
-    wrong = call("export", correlation_id).stdout.replace('"first"', '"other"', 1).replace('"writer"', '"writr"', 1)
+    wrong = call("export", correlation_id).stdout.replace('"first"', '"other"', 1)
 
     shown = call("import", correlation_id, "-", stdin=wrong)
     told = call("import", correlation_id, "-", "--json", stdin=wrong)
 
     assert (shown.exit_code, told.exit_code) == (2, 2)
-    assert "`itinerary[1].agent`: no activity 'writr' is loaded; did you mean 'writer'? (unknown_agent)" in shown.stderr
+    remedy = "leave it as it was exported, or fork at it"
+    assert f"`itinerary[0]`: step 'note' has run, and stands here; {remedy} (invalid_document)" in shown.stderr
     document = json.loads(told.stdout)
-    assert document["error"]["code"] == "unknown_agent"
-    assert document["findings"][0]["remedy"] == "did you mean 'writer'?"
+    assert document["error"]["code"] == "invalid_document"
+    assert document["findings"][0]["remedy"] == remedy
 
 
 def test_an_export_is_json_for_scripts_and_has_content_only_where_it_was_asked_for(
