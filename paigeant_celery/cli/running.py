@@ -11,6 +11,7 @@ from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.documents import of_document, text_of
 from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
 from paigeant_celery.cli.results import result
+from paigeant_celery.cli.seconds import SECONDS
 
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
@@ -28,7 +29,7 @@ UNSHOWN = ("agent", "events_dropped", "note")  # there are thousands, and what m
 @click.option("--id", "own_id", metavar="ID", help="The id of the workflow; the same id is the same workflow.")
 @click.option("--stream", is_flag=True, help="Let agents tell what they write while they do: see `watch`.")
 @click.option("--wait", is_flag=True, help="Follow it to its end, and print what it gave.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Wait for at most so long; by default to the end.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Wait for at most so long; by default to the end.")
 @click.option("--unchecked", is_flag=True, help="Also send steps of activities that this app does not load.")
 @click.pass_context
 def run(
