@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import cache, partial
 from typing import Any, Literal
 
+from paigeant_celery.broker.harmless import harmless
 from paigeant_celery.broker.spans import LIBRARY
 
 __all__ = [
@@ -180,7 +181,8 @@ def step_used(activity: str, counters: Mapping[str, int], cost: Decimal | None) 
 
 def _record(name: str, amount: float, attributes: Mapping[str, str]) -> None:
     if "opentelemetry" in sys.modules:
-        _instrument(name)(amount, attributes)
+        with harmless:
+            _instrument(name)(amount, attributes)
 
 
 @cache

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from paigeant_celery.broker.harmless import harmless
+
 __all__ = ["ATTRIBUTES", "LIBRARY", "NO_SPAN", "SPANS", "HopSpan", "begin_hop", "dispatching"]
 
 LIBRARY = "paigeant_celery"  # the name of our tracer and our meter
@@ -43,20 +45,7 @@ _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 @contextmanager
 def dispatching() -> Iterator[HopSpan]:
     """Make a span of a dispatch current: whatever follows of the workflow is below it."""
-    if "opentelemetry" not in sys.modules:
-        yield NO_SPAN
-        return
-    from opentelemetry import trace
-
-    attributes = {
-        "messaging.system": "celery",
-        "messaging.operation.name": "dispatch",
-        "messaging.operation.type": "send",
-    }
-    span = trace.get_tracer(LIBRARY).start_span(
-        "dispatch workflow", kind=trace.SpanKind.PRODUCER, attributes=attributes
-    )
-    own = HopSpan(span, trace.set_span_in_context(span) if span.get_span_context().is_valid else None, is_own=True)
+    own = _begin_dispatch()
     try:
         with own.current():
             yield own
@@ -67,6 +56,25 @@ def dispatching() -> Iterator[HopSpan]:
         own.end()
 
 
+def _begin_dispatch() -> HopSpan:
+    if "opentelemetry" not in sys.modules:
+        return NO_SPAN
+    with harmless:
+        from opentelemetry import trace
+
+        attributes = {
+            "messaging.system": "celery",
+            "messaging.operation.name": "dispatch",
+            "messaging.operation.type": "send",
+        }
+        span = trace.get_tracer(LIBRARY).start_span(
+            "dispatch workflow", kind=trace.SpanKind.PRODUCER, attributes=attributes
+        )
+        is_valid = span.get_span_context().is_valid
+        return HopSpan(span, trace.set_span_in_context(span) if is_valid else None, is_own=True)
+    return NO_SPAN
+
+
 def begin_hop(carrier: Mapping[str, str], *, task: str, attributes: Mapping[str, str]) -> HopSpan:
     """Begin the span of a delivery, below what sent its message, or below the span that is current.
 
@@ -74,6 +82,12 @@ def begin_hop(carrier: Mapping[str, str], *, task: str, attributes: Mapping[str,
     """
     if "opentelemetry" not in sys.modules:
         return NO_SPAN
+    with harmless:
+        return _begun_hop(carrier, task=task, attributes=attributes)
+    return NO_SPAN
+
+
+def _begun_hop(carrier: Mapping[str, str], *, task: str, attributes: Mapping[str, str]) -> HopSpan:
     from opentelemetry import context, propagate, trace
 
     around = trace.get_current_span()
@@ -106,10 +120,11 @@ class HopSpan:
     @property
     def name(self) -> str:
         """What links of later attempts find it by; empty if nobody would see it."""
-        if self._span is None or not self._span.is_recording():
-            return ""
-        of = self._span.get_span_context()
-        return f"{of.trace_id:032x}-{of.span_id:016x}-{int(of.trace_flags):02x}"
+        with harmless:
+            if self._span is not None and self._span.is_recording():
+                of = self._span.get_span_context()
+                return f"{of.trace_id:032x}-{of.span_id:016x}-{int(of.trace_flags):02x}"
+        return ""
 
     def current(self) -> AbstractContextManager[None]:
         """Make spans that begin inside the block stand below this one."""
@@ -117,13 +132,29 @@ class HopSpan:
 
     def note(self, name: str, value: str | int) -> None:
         """Set an attribute."""
-        if self._span is not None and self._span.is_recording():
-            self._span.set_attribute(name, value)
+        with harmless:
+            if self._span is not None and self._span.is_recording():
+                self._span.set_attribute(name, value)
 
     def link(self, names: Iterable[str]) -> None:
         """Link it to earlier attempts."""
-        if self._span is None or not self._span.is_recording():
-            return
+        with harmless:
+            if self._span is not None and self._span.is_recording():
+                self._link(names)
+
+    def fail(self, error_class: str, stack: str = "") -> None:
+        """Say that it ended with an error of a class, and where; no text of an error is told."""
+        with harmless:
+            if self._span is not None and self._span.is_recording():
+                self._fail(error_class, stack)
+
+    def end(self) -> None:
+        """End it, unless it is somebody else's. Ending it again changes nothing."""
+        with harmless:
+            if self._span is not None and self._is_own and self._span.is_recording():
+                self._span.end()
+
+    def _link(self, names: Iterable[str]) -> None:
         from opentelemetry.trace import SpanContext, TraceFlags
 
         for found in filter(None, map(_NAME.fullmatch, names)):
@@ -131,11 +162,8 @@ class HopSpan:
             earlier = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
             self._span.add_link(earlier, {"paigeant.link": "earlier_attempt"})
 
-    def fail(self, error_class: str, stack: str = "") -> None:
-        """Say that it ended with an error of a class, and where; no text of an error is told."""
-        if self._span is None or not self._span.is_recording():
-            return
-        self.note("error.type", error_class)
+    def _fail(self, error_class: str, stack: str) -> None:
+        self._span.set_attribute("error.type", error_class)
         if self._is_own:  # another instrumentation says what it wants to
             from opentelemetry.trace import Status, StatusCode
 
@@ -143,11 +171,6 @@ class HopSpan:
             if stack:
                 about = {"exception.type": error_class, "exception.stacktrace": stack}
                 self._span.add_event(name="exception", attributes=about)
-
-    def end(self) -> None:
-        """End it, unless it is somebody else's. Ending it again changes nothing."""
-        if self._span is not None and self._is_own and self._span.is_recording():
-            self._span.end()
 
 
 NO_SPAN = HopSpan(None, None, is_own=False)
@@ -158,8 +181,12 @@ def _attached(made: Any) -> Iterator[None]:
     """Make a context of OpenTelemetry current."""
     from opentelemetry import context
 
-    token = context.attach(made)
+    token = None
+    with harmless:
+        token = context.attach(made)
     try:
         yield
     finally:
-        context.detach(token)
+        if token is not None:
+            with harmless:
+                context.detach(token)

@@ -13,7 +13,7 @@ from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.output import Table, command, shown, tell
 
 if TYPE_CHECKING:
-    from paigeant_celery.client.queries import ActivityTimes, WorkflowCounts, WorkflowSummary
+    from paigeant_celery.client.queries import ActivityTimes, WorkflowCounts, WorkflowPage, WorkflowSummary
     from paigeant_celery.core.flow import Failure
 
 __all__ = ["list_workflows", "stats"]
@@ -53,8 +53,9 @@ def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters
     from paigeant_celery.client.queries import Workflows
 
     found = Workflows(transport_of_app(context)).page_sync(state=states, **filters)  # type: ignore[arg-type]
-    document = {"workflows": [_document(each) for each in found.items], "next": found.next}
-    tell(document, _lines(found.items, found.next))
+    workflows = [_document(each) for each in found.items]
+    document = {"workflows": workflows, "next": found.next, "complete": found.complete}
+    tell(document, _lines(found))
 
 
 @command()
@@ -68,6 +69,7 @@ def stats(context: click.Context) -> None:
     document = {
         "states": counts.states,
         "activities": counts.activities,
+        "complete": counts.complete,
         "times": {
             activity: {"queue": _histogram(each.queue), "run": _histogram(each.run)} for activity, each in times.items()
         },
@@ -90,10 +92,24 @@ def _failure(failure: Failure | None) -> dict[str, object] | None:
     return {"step_id": failure.step_id, "error_class": failure.error_class, "where": failure.where}
 
 
-def _lines(found: tuple[WorkflowSummary, ...], behind: str | None) -> Iterator[str | Table]:
-    if not found:
-        yield "no workflows"
-        return
+def _lines(page: WorkflowPage) -> Iterator[str | Table]:
+    if page.items:
+        yield _table(page.items)
+    else:
+        yield "no workflows" if page.next is None else "no workflows here"
+    if page.next is not None:
+        yield f"more: --after {page.next}"
+    yield from _missing(page)
+
+
+def _missing(told: WorkflowPage | WorkflowCounts) -> Iterator[str]:
+    from paigeant_celery.client.queries import INCOMPLETE
+
+    if not told.complete:
+        yield INCOMPLETE
+
+
+def _table(found: tuple[WorkflowSummary, ...]) -> Table:
     rows = [
         (
             each.correlation_id,
@@ -105,16 +121,14 @@ def _lines(found: tuple[WorkflowSummary, ...], behind: str | None) -> Iterator[s
         )
         for each in found
     ]
-    yield Table(("workflow", "state", "step", "attempt", "recorded (UTC)", "about"), rows)
-    if behind is not None:
-        yield f"more: --after {behind}"
+    return Table(("workflow", "state", "step", "attempt", "recorded (UTC)", "about"), rows)
 
 
 def _about(each: WorkflowSummary) -> str:
     """Return why a workflow stands, or who runs it."""
     parts = [each.stuck] if each.stuck is not None else []
     if each.runner is not None:
-        parts.append(f"runs in {each.runner}")
+        parts.append(each.runner.told)
     if each.waits_for:
         parts.append(f"waits for {', '.join(each.waits_for)}")
     if each.ahead:
@@ -139,6 +153,7 @@ def _finite(seconds: float | None) -> float | None:
 
 
 def _tables(counts: WorkflowCounts, times: Mapping[str, ActivityTimes]) -> Iterator[str | Table]:
+    yield from _missing(counts)
     if not counts.states and not times:
         yield "no workflows"
         return

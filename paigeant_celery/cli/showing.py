@@ -129,11 +129,16 @@ def _outlook(status: WorkflowStatus) -> Iterator[str]:
     if status.stuck is not None:
         yield f"  stuck:     {shown(status.stuck)}"
     if status.runner is not None:
-        yield f"  runs in:   {shown(str(status.runner))}"
+        label = "ran in: " if _is_lost(status) else "runs in:"
+        yield f"  {label}   {shown(str(status.runner))}"
     if status.ahead:
         yield f"  before it: about {status.ahead} messages"
     if status.last_failure is not None:
         yield f"  last time: {shown(status.last_failure.step_id or '-')}: {status.last_failure.error_class}"
+
+
+def _is_lost(status: WorkflowStatus) -> bool:
+    return status.runner is not None and status.runner.lapsed_at is not None
 
 
 def _where(status: WorkflowStatus) -> str | None:
@@ -141,7 +146,7 @@ def _where(status: WorkflowStatus) -> str | None:
         return f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
     told = {
         "queued": f"waits on queue {shown(status.queue)} for a worker",
-        "running": "runs",
+        "running": "is to be taken over by another worker" if _is_lost(status) else "runs",
         "suspended": "is suspended",
     }
     return told.get(status.state)

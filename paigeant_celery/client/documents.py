@@ -34,6 +34,7 @@ __all__ = [
     "dispatch_document_sync",
     "export_document",
     "export_document_sync",
+    "known_anywhere",
     "known_here",
     "lint_document",
     "recorded",
@@ -90,9 +91,7 @@ def dispatch_document_sync(
 ) -> str:
     """Do what `dispatch_document` does, for code without an event loop."""
     given = read_document(document)
-    # Activities that this process has not loaded may be on the workers; the dispatch checks those that it has.
-    known = known_here(transport, deadlines=deadline is None)
-    if findings := lint(given, Known(now=known.now, max_steps=known.max_steps, max_branches=known.max_branches)):
+    if findings := lint(given, known_anywhere(transport, deadlines=deadline is None)):
         raise InvalidDocument.of(findings)
     dispatcher = WorkflowDispatcher()
     for step, description in given.registered():
@@ -144,6 +143,15 @@ def known_here(transport: Transport | None, *, deadlines: bool) -> Known:
         settings = transport.settings
         limits = {"max_steps": settings.max_steps, "max_branches": settings.max_branches}
     return Known(activities=activities or None, check=_check, now=now, **limits)
+
+
+def known_anywhere(transport: Transport | None, *, deadlines: bool) -> Known:
+    """Return what holds for documents whichever activities this process has loaded: workers may have others.
+
+    Steps of those that it has loaded are checked when messages are made of them.
+    """
+    known = known_here(transport, deadlines=deadlines)
+    return Known(now=known.now, max_steps=known.max_steps, max_branches=known.max_branches)
 
 
 def store_of(transport: Transport | None, operation: str) -> Store:

@@ -12,7 +12,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Transport
 from paigeant_celery.client.checks import check_blocks, check_queues, checked_envelope, checked_steps, files_apart
 from paigeant_celery.client.dispatch import given_transport
-from paigeant_celery.client.documents import known_here, recorded, written
+from paigeant_celery.client.documents import known_anywhere, recorded, written
 from paigeant_celery.core.document_changes import DocumentChange, diff
 from paigeant_celery.core.document_errors import EditRefused, Finding, InvalidDocument
 from paigeant_celery.core.document_steps import StepOfDocument, made
@@ -69,7 +69,7 @@ def edit_workflow_sync(
     transport = given_transport(transport)
     if (store := transport.store) is None:
         raise StoreRequired("edit_workflow")
-    if findings := lint(given, known_here(transport, deadlines=False)):
+    if findings := lint(given, known_anywhere(transport, deadlines=False)):
         raise InvalidDocument.of(findings)
     record = recorded(store, correlation_id)
     return _Editing(store, transport, record, given).edit(by)

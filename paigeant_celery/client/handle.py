@@ -398,7 +398,9 @@ class WorkflowHandle(AnswersWaits, Forkable):
 
         Of a block it is about the first branch that waits for a worker, if none has one.
         """
-        name = status.activity if status.state in ("queued", "retrying") else waits_for_worker(status.branches)
+        is_lost = status.runner is not None and status.runner.lapsed_at is not None
+        waits = is_lost or status.state in ("queued", "retrying")
+        name = status.activity if waits else waits_for_worker(status.branches)
         if name is None:
             return None
         store = self._store("result")

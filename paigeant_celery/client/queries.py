@@ -10,14 +10,25 @@ from datetime import datetime
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
-from paigeant_celery.client.stuck import WAIT_FOR_WORKERS, runner_of, serving_of, why_stuck
+from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
-__all__ = ["ActivityTimes", "Histogram", "WorkflowCounts", "WorkflowPage", "WorkflowSummary", "Workflows"]
+__all__ = [
+    "INCOMPLETE",
+    "ActivityTimes",
+    "Histogram",
+    "WorkflowCounts",
+    "WorkflowPage",
+    "WorkflowSummary",
+    "Workflows",
+]
+
+# What people read of a page that is not complete.
+INCOMPLETE = "not all workflows are here: those that an older version recorded are being added, so look again soon"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +59,27 @@ class WorkflowSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowPage:
-    """Some workflows in their order; `next` is the cursor of what follows, None at the end."""
+    """Some workflows in their order; `next` is the cursor of what follows, None at the end.
+
+    It is not `complete` while workflows that an older version recorded may be missing. They are added bit by bit, by
+    workers and by whoever asks.
+    """
 
     items: tuple[WorkflowSummary, ...]
     next: str | None = None
+    complete: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowCounts:
-    """How many workflows there are by state, and the same for each activity at which they stand."""
+    """How many workflows there are by state, and the same for each activity at which they stand.
+
+    `complete` is as in `WorkflowPage`.
+    """
 
     states: Mapping[CurrentState, int]
     activities: Mapping[str, Mapping[CurrentState, int]]
+    complete: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +169,12 @@ class Workflows:
             after=after, limit=limit,
         )  # fmt: skip
         store = self._store("page")
+        complete = store.list_older()
         found = store.listed(query)
-        serving = serving_of(store) if any(each.state in WAIT_FOR_WORKERS for each in found.items) else None
-        return WorkflowPage(items=tuple(_summary(each, serving) for each in found.items), next=found.next)
+        serving = serving_of(store) if any(needs_worker(each) for each in found.items) else None
+        return WorkflowPage(
+            items=tuple(_summary(each, serving) for each in found.items), next=found.next, complete=complete
+        )
 
     async def counts(self) -> WorkflowCounts:
         """Return how many workflows there are by state, and at which activities they stand.
@@ -162,11 +185,13 @@ class Workflows:
 
     def counts_sync(self) -> WorkflowCounts:
         """Do what `counts` does, for code without an event loop."""
-        activities = self._store("counts").counted()
+        store = self._store("counts")
+        complete = store.list_older()
+        activities = store.counted()
         states = Counter[CurrentState]()
         for each in activities.values():
             states.update(each)
-        return WorkflowCounts(states=dict(states), activities=activities)
+        return WorkflowCounts(states=dict(states), activities=activities, complete=complete)
 
     async def times(self) -> Mapping[str, ActivityTimes]:
         """Return how long hops waited in queues and ran, by activity, of about the last week."""
@@ -192,7 +217,6 @@ def _checked_transport(transport: Transport | None) -> Transport:
 
 
 def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
-    waits = serving is not None and found.state in WAIT_FOR_WORKERS
     return WorkflowSummary(
         correlation_id=found.correlation_id,
         state=found.state,
@@ -205,7 +229,7 @@ def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
         failure=found.failure,
         waits_for=found.waits_for,
         stuck=why_stuck(found.activity, found.queue, serving, since=found.updated_at)
-        if serving is not None and waits
+        if serving is not None and needs_worker(found)
         else None,
         runner=runner_of(found),
         ahead=found.ahead,

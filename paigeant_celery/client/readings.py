@@ -155,17 +155,28 @@ class BranchStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
-    """The process that runs a step, and since when it does. `host` is the name of its machine, if that is known."""
+    """The process that runs a step, and since when it does. `host` is the name of its machine, if that is known.
+
+    `lapsed_at` is since when its lease is over: the process is dead, or could not reach the store for so long. Another
+    worker takes the step over. None while all is well.
+    """
 
     host: str
     pid: int | None
     since: datetime | None
+    lapsed_at: datetime | None = None
+
+    @property
+    def told(self) -> str:
+        """Whether it runs the step or did, in words."""
+        return f"{'runs' if self.lapsed_at is None else 'ran'} in {self}"
 
     def __str__(self) -> str:
         process = f"process {self.pid}" if self.pid is not None else "a process"
         where = f" on {self.host}" if self.host else ""
         since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
-        return f"{process}{where}{since}"
+        over = f"; its lease is over since {self.lapsed_at:%Y-%m-%d %H:%M:%S} UTC" if self.lapsed_at is not None else ""
+        return f"{process}{where}{since}{over}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +195,8 @@ class WorkflowStatus:
     it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
 
     `stuck` says why nobody will run the current step, or one in a branch, if no worker serves its queue. `runner` is
-    the process that runs it. While it is queued, `ahead` is about how many messages of its queue are before its own,
-    and `last_failure` is why its last attempt failed, if one did.
+    the process that runs it, or did until its lease was over. While it is queued, `ahead` is about how many messages of
+    its queue are before its own, and `last_failure` is why its last attempt failed, if one did.
 
     Of a fork, `origin` says which `workflow` it was made of, and the `step` at which it begins. The steps before that
     are `executed`; their branches are those of the original, and not here.

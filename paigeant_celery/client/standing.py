@@ -40,7 +40,7 @@ def standing(status: WorkflowStatus) -> str:
         waits = _told(status.waiting_for) or "something from outside"
         return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
     if status.state == "running":
-        return f"{at}is running"
+        return f"{at}{status.runner.told if status.runner is not None else 'is running'}"
     begun = f"begun {status.attempt} times before" if status.attempt else "no worker has taken it yet"
     return f"{at}waits on queue {status.queue!r}; {begun}"
 

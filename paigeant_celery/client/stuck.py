@@ -13,7 +13,7 @@ from paigeant_celery.core.names import FLOW
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
-__all__ = ["WAIT_FOR_WORKERS", "Outlook", "outlook_of", "runner_of", "serving_of", "why_stuck"]
+__all__ = ["WAIT_FOR_WORKERS", "Outlook", "needs_worker", "outlook_of", "runner_of", "serving_of", "why_stuck"]
 
 WAIT_FOR_WORKERS = ("queued", "retrying")
 UNSERVED = timedelta(seconds=15)  # a worker that serves a queue says so about once a second, unless it is held up
@@ -42,10 +42,10 @@ def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branc
     if found is None or not (waiting or found.state in (*WAIT_FOR_WORKERS, "running")):
         return Outlook()
     stuck: str | None = None
-    if waiting or found.state in WAIT_FOR_WORKERS:
+    if waiting or needs_worker(found):
         serving = serving_of(store)
         told = [(each.activity or "", each.queue, f" (in {each.path})") for each in waiting]
-        if found.state in WAIT_FOR_WORKERS:
+        if needs_worker(found):
             told = [(activity or found.activity, found.queue, "")]
         reasons = (
             (why_stuck(name, queue, serving, since=found.updated_at), where)
@@ -62,12 +62,18 @@ def _all(branches: Sequence[BranchStatus]) -> Iterator[BranchStatus]:
         yield from _all(branch.branches)
 
 
+def needs_worker(found: ListedWorkflow) -> bool:
+    """Say whether a worker must take the current step of a workflow: it waits for one, or has lost its own."""
+    return found.state in WAIT_FOR_WORKERS or found.lapsed_at is not None
+
+
 def runner_of(found: ListedWorkflow) -> Runner | None:
-    """Return which process runs the current step of a workflow; None if none does."""
+    """Return which process runs the current step of a workflow, or did and is lost; None if none does."""
     if found.owner is None:
         return None
     _, pid, _, _, host, *_ = [*found.owner.split(":"), "", "", "", "", ""]  # older versions do not tell the name
-    return Runner(host=host, pid=int(pid) if pid.isdecimal() else None, since=found.running_since)
+    process = int(pid) if pid.isdecimal() else None
+    return Runner(host=host, pid=process, since=found.running_since, lapsed_at=found.lapsed_at)
 
 
 def why_stuck(activity: str, queue: str, serving: Serving, *, since: datetime) -> str | None:

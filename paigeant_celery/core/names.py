@@ -411,6 +411,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "store_corrupt": "a record of the store cannot be read",
         "store_unreachable": "the store is away, and something waits for it",
         "sweep_failed": "a sweep ended early; the next one comes soon",
+        "telemetry_failed": "a processor, sampler or instrument of the host's raised; logged once in a process",
         "touching_failed": "nothing extends the lease of a worker while a step holds the interpreter lock",
         "transport_chosen": "which transport was chosen, and why",
         "transport_overruled": "an environment variable takes precedence over the installed app",

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from tornado.web import authenticated
 
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.client.queries import WorkflowCounts, WorkflowPage, Workflows
+from paigeant_celery.client.queries import INCOMPLETE, WorkflowCounts, WorkflowPage, Workflows
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.flower import words
 from paigeant_celery.flower.base import Page
@@ -72,6 +72,7 @@ class WorkflowList(Page):
             asked=asked,
             items=page.items,
             next_page=page.next,
+            incomplete="" if counts.complete else INCOMPLETE,
             refused=refused,
             states=STATES,
             counts=counts.states,

@@ -98,7 +98,7 @@ def _standing(status: WorkflowStatus, *, content: bool) -> Iterator[str]:
     """Say who runs the current step, or what is before it."""
     runner, ahead, failure = (getattr(status, name, None) for name in ("runner", "ahead", "last_failure"))
     if runner is not None:
-        yield f"it runs in {runner}"
+        yield f"it {runner.told}"
     if ahead:
         yield f"about {ahead:,} messages of its queue are before it"
     if failure is not None and status.state == "queued":

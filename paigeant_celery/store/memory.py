@@ -537,13 +537,17 @@ class MemoryStore:
 
     def listed(self, query: WorkflowQuery) -> ListedPage:
         """Return workflows that fit a query."""
-        with self._transaction():
-            return listed(self._records, query)
+        with self._transaction() as now:
+            return listed(self._records, query, now=now)
 
     def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
         """Return how many workflows stand at each activity, by state."""
         with self._transaction():
             return counted(self._records)
+
+    def list_older(self) -> bool:
+        """Say that no workflow of an older version is left to be listed: there is none."""
+        return True
 
     def times(self) -> Mapping[str, HopTimes]:
         """Return how long hops waited and ran in the last days, by activity."""
@@ -558,9 +562,9 @@ class MemoryStore:
 
     def standing(self, correlation_id: str) -> ListedWorkflow | None:
         """Return a workflow as a list shows it, or None."""
-        with self._transaction():
+        with self._transaction() as now:
             workflow = self._records.workflows.get(correlation_id)
-            return standing(self._records, workflow) if workflow is not None else None
+            return standing(self._records, workflow, now=now) if workflow is not None else None
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return no warnings: nothing can be wrong."""

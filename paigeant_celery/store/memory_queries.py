@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.queries import (
@@ -21,7 +21,7 @@ from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflo
 __all__ = ["counted", "listed", "standing", "times"]
 
 
-def listed(records: Records, query: WorkflowQuery) -> ListedPage:
+def listed(records: Records, query: WorkflowQuery, *, now: datetime) -> ListedPage:
     """Return workflows that fit a query."""
     place = place_of_cursor(query.after) if query.after is not None else None
     fitting = [workflow for workflow in records.workflows.values() if _fits(records, workflow, query)]
@@ -31,7 +31,7 @@ def listed(records: Records, query: WorkflowQuery) -> ListedPage:
     else:
         found = sorted(fitting, key=_newest_first)
         found = [workflow for workflow in found if place is None or _newest_first(workflow) > (-place[0], place[1])]
-    page = [standing(records, workflow) for workflow in found[: query.limit]]
+    page = [standing(records, workflow, now=now) for workflow in found[: query.limit]]
     more = len(found) > len(page)
     return ListedPage(items=tuple(page), next=cursor_of(page[-1].created_at, page[-1].correlation_id) if more else None)
 
@@ -91,12 +91,13 @@ def _open_names(kept: Kept) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wait.name for wait in waits if wait.state == "open"))
 
 
-def standing(records: Records, workflow: Workflow) -> ListedWorkflow:
+def standing(records: Records, workflow: Workflow, *, now: datetime) -> ListedWorkflow:
     """Return a workflow as a list shows it."""
     record, kept, hop_id = records.read(workflow.correlation_id), records.hops[workflow.hop_id], workflow.hop_id
     assert record is not None
     hop, state = kept.hop, _state(records, workflow)
     reached = records.line_of(kept.queue).reached
+    lease = records.leases.get(hop.owner or "") if state == "running" else None
     return ListedWorkflow(
         correlation_id=workflow.correlation_id,
         state=_state(records, workflow),
@@ -110,6 +111,7 @@ def standing(records: Records, workflow: Workflow) -> ListedWorkflow:
         waits_for=_open_names(kept),
         owner=hop.owner if state == "running" else None,
         running_since=hop.claimed_at if state == "running" else None,
+        lapsed_at=lease if lease is not None and lease <= now else None,
         retry_at=records.due[hop_id] if hop.state == "waiting" else None,
         ahead=max(0, hop.sent - reached - 1) if state == "queued" and hop.sent else None,
         last_failure=hop.failure if state == "queued" else None,

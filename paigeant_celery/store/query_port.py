@@ -18,9 +18,10 @@ class ListedWorkflow:
     """A workflow as a list shows it: where its current step stands, or the last one at its end.
 
     `activity` and `step_id` are empty if nothing is known of them. `waits_for` are the names of the open waits of its
-    current step. `owner` runs that since `running_since`; `retry_at` is when it is tried again. While it is queued,
-    `ahead` is about how many messages of its queue are before its own, and `last_failure` is why its last attempt
-    failed. `served_at` is when its queue was last served by a worker that sweeps; None if it never was.
+    current step. `owner` runs that since `running_since`; `lapsed_at` is since when its lease is over, None if it is
+    not. `retry_at` is when the step is tried again. While it is queued, `ahead` is about how many messages of its queue
+    are before its own, and `last_failure` is why its last attempt failed. `served_at` is when its queue was last served
+    by a worker that sweeps; None if it never was.
     """
 
     correlation_id: str
@@ -35,6 +36,7 @@ class ListedWorkflow:
     waits_for: tuple[str, ...] = ()
     owner: str | None = None
     running_since: datetime | None = None
+    lapsed_at: datetime | None = None
     retry_at: datetime | None = None
     ahead: int | None = None
     last_failure: Failure | None = None
@@ -75,6 +77,13 @@ class QueryStore(Protocol):
 
     def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
         """Return how many workflows stand at each activity, by state; ended ones count for their last one."""
+        ...
+
+    def list_older(self) -> bool:
+        """List some of the workflows that versions without a list have recorded, and say whether none is left.
+
+        `listed` and `counted` know of no others. A call takes a bounded time, and sweeps do the same.
+        """
         ...
 
     def times(self) -> Mapping[str, HopTimes]:

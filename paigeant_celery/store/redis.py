@@ -6,13 +6,14 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
 from paigeant_celery.core.blocks import Block, Plan
 from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
-from paigeant_celery.core.errors import HopUnknown, InvalidInput
+from paigeant_celery.core.errors import HopUnknown, InvalidInput, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.names import hop_id as make_hop_id
@@ -55,8 +56,8 @@ from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflo
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_older import list_older
 from paigeant_celery.store.redis_queries import (
-    list_older,
     read_counts,
     read_listed,
     read_one,
@@ -402,9 +403,12 @@ class RedisStore:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
         named: tuple[str | int, ...] = (len(dead), len(served), *dead, *served, *looked_at)
-        owners, unknown, again, corrupted, late, full, woken = self._server.run_leniently(
+        owners, unknown, again, corrupted, late, full, woken, is_incomplete = self._server.run_leniently(
             "sweep", host, self._lease, *named, about="due"
         )
+        if is_incomplete == 1:
+            with suppress(StoreCorrupt, Unreachable):  # no hop waits for a list
+                list_older(self._server)
         return Sweep(
             overdue=hops_of(again),
             late=hops_of(late),
@@ -515,13 +519,15 @@ class RedisStore:
 
     def listed(self, query: WorkflowQuery) -> ListedPage:
         """Return workflows that fit a query."""
-        list_older(self._server)
         return read_listed(self._server, query)
 
     def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
         """Return how many workflows stand at each activity, by state."""
-        list_older(self._server)
         return read_counts(self._server)
+
+    def list_older(self) -> bool:
+        """List some of the workflows that older versions have recorded, and say whether none is left."""
+        return list_older(self._server)
 
     def times(self) -> Mapping[str, HopTimes]:
         """Return how long hops waited and ran in the last days, by activity."""

@@ -6,18 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
-from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.hops import EPOCH
-from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.queries import MOST_LISTED, STATES, CurrentState, WorkflowQuery, place_of_cursor
 from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_older import step_in
 from paigeant_celery.store.redis_records import failure_of, moment_of
 
-__all__ = ["list_older", "read_counts", "read_listed", "read_one", "read_served", "read_times"]
+__all__ = ["read_counts", "read_listed", "read_one", "read_served", "read_times"]
 
 LETTERS: Mapping[CurrentState, str] = {
     "queued": "q", "running": "r", "retrying": "t", "suspended": "s", "completed": "c", "failed": "f", "parked": "p",
@@ -26,7 +24,7 @@ LETTERS: Mapping[CurrentState, str] = {
 STATE_OF = {letter: state for state, letter in LETTERS.items()}
 IN_ORDER = [STATE_OF[letter] for letter in "qrtscfpx"]  # as COUNTED counts them
 
-AT_ONCE = 100  # activities that one script counts, and workflows that it lists or adds
+AT_ONCE = 100  # activities that one script counts
 LAST = 2**53 - 1  # an age is this less the time at which a workflow was recorded, so that the newest come first
 ABOUT = "index"
 
@@ -126,43 +124,6 @@ def read_served(server: Server) -> Serving:
         )
 
 
-def list_older(server: Server) -> None:
-    """Have the workflows listed that versions without a list have recorded, once.
-
-    It looks through all keys of the database. Whoever is interrupted leaves it to the next.
-    """
-    meta = f"{server.prefix}:meta"
-    if server.ask(lambda c: c.redis.hget(meta, "listed"), about="meta") is not None:
-        return
-    start, place = f"{server.prefix}:wf:", None
-    while place != 0:
-        place, keys = server.ask(partial(_scanned, place=place or 0, match=f"{start}*"), about="wf:")
-        names = [key.removeprefix(start) for key in keys]
-        for begin in range(0, len(names), AT_ONCE):
-            _relist(server, [(name, "", "") for name in names[begin : begin + AT_ONCE]])
-    server.ask(lambda c: c.redis.hset(meta, "listed", "1"), about="meta")
-
-
-def _scanned(client: Client, *, place: int, match: str) -> Reply:
-    return client.redis.scan(place, match=match, count=1000)
-
-
-def _relist(server: Server, each: Sequence[tuple[str, str, str]]) -> None:
-    reply = server.run("relist", *(part for one in each for part in one), about=ABOUT)
-    known = [(name, *_step_in(envelope)) for name, envelope in zip(reply[::2], reply[1::2], strict=True)]
-    if known := [one for one in known if one[1]]:
-        server.run("relist", *(part for one in known for part in one), about=ABOUT)
-
-
-def _step_in(envelope: str) -> tuple[str, str]:
-    """Return activity and id of the step that an envelope is about, "" each if nothing can be read."""
-    try:
-        step = first_step_in(envelope)
-    except MessageError:
-        step = None
-    return (step.activity, step.step_id or "") if step is not None else ("", "")
-
-
 # Which parts of the index are read.
 
 
@@ -201,10 +162,10 @@ def _place(query: WorkflowQuery, last: str) -> tuple[int, str]:
 
 def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
     (
-        workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since, retry_at,
-        ahead, served_at, last, envelope, waits,
+        workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since,
+        lapsed_at, retry_at, ahead, served_at, last, envelope, waits,
     ) = entry  # fmt: skip
-    if envelope and (known := _step_in(envelope))[0]:  # an older version recorded it
+    if envelope and (known := step_in(envelope))[0]:  # an older version recorded it
         activity, step_id = known
         server.run("relist", workflow, activity, step_id, about=ABOUT)
     return ListedWorkflow(
@@ -220,6 +181,7 @@ def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
         waits_for=tuple(waits),
         owner=owner or None,
         running_since=moment_of(since) if since else None,
+        lapsed_at=moment_of(lapsed_at) if lapsed_at else None,
         retry_at=moment_of(retry_at) if retry_at else None,
         ahead=int(ahead) if ahead else None,
         last_failure=failure_of(last) if last else None,

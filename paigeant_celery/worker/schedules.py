@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.schedules import crontab, schedule
+from celery.utils.time import LocalTimezone
 
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.client.documents import dispatch_document_sync
@@ -20,7 +21,7 @@ from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.lint import Known, lint
 from paigeant_celery.core.message import sha256
 from paigeant_celery.core.names import DISPATCH, Names
-from paigeant_celery.core.slots import FIELDS, Slots, read_slots, slot_id, stem_of
+from paigeant_celery.core.slots import FIELDS, Crontabs, NextDue, Slots, read_slots, slot_id, stem_of
 
 __all__ = ["DispatchTask", "register_dispatch", "schedule_entry"]
 
@@ -113,13 +114,28 @@ class DispatchTask(Task):  # type: ignore[misc]
             return kwargs
         now = datetime.now(UTC)
         if kwargs.get("schedule") is not None:
-            now = read_slots(kwargs["schedule"]).last_due(now, self._next_due)
+            zone = self.app.timezone
+            zone = None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
+            now = read_slots(kwargs["schedule"]).last_due(now, crontabs_of(self.app), zone)
         return {**kwargs, "at": now.isoformat()}
 
-    def _next_due(self, fields: Mapping[str, Any], after: datetime) -> datetime:
-        start, delta, _ = crontab(**fields, app=self.app).remaining_delta(after)
-        due: datetime = start + delta
-        return due
+
+def crontabs_of(app: Celery) -> Crontabs:
+    """Return what says when a crontab is due next, on a clock that is never set: neither time has a zone."""
+
+    def next_due_of(fields: Mapping[str, Any]) -> NextDue:
+        read = crontab(**fields, app=app)
+
+        def next_due(after: datetime) -> datetime:
+            wall = after.replace(tzinfo=UTC)
+            read.nowfun = lambda: wall  # before 5.7 Celery reads the minutes of an hour only on what is today for it
+            start, delta, _ = read.remaining_delta(wall, tz=UTC)
+            due: datetime = start + delta
+            return due.replace(tzinfo=None)
+
+        return next_due
+
+    return next_due_of
 
 
 def register_dispatch(app: Celery) -> None:

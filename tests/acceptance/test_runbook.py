@@ -72,6 +72,7 @@ def a_worker_was_killed(shop: Scene) -> None:
     order = shop.dispatches(DRAFT, SEND)
     shop.until(order, "running")
     killed.kill()
+    eventually(lambda: order.status_sync().stuck, within=WITHIN)
     shop.types("paigeant show order-17")
     shop.types("paigeant agents", ends=1)
 

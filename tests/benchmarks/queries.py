@@ -80,7 +80,6 @@ def main() -> int:
             before, began = _used(client), time.monotonic()
             states = dict(_record_all(store, size))
             print(f"{size.workflows} workflows recorded in {time.monotonic() - began:.0f} s", flush=True)
-            store.counted()  # looks for older ones, once
             print("\n".join(_page_lines(store, client, size, states)), flush=True)
             print("\n".join(_memory_lines(client, size, before)), flush=True)
             store.close()

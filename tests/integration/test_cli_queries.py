@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,8 @@ from click.testing import CliRunner, Result
 from paigeant_celery import activity, install
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
+from paigeant_celery.store.port import Claim, Claimed
+from paigeant_celery.store.query_port import ListedPage
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
 __all__ = ["workflow_harness"]
@@ -75,6 +79,36 @@ def test_show_says_that_nobody_serves_the_step(orders: WorkflowHarness) -> None:
     assert "  stuck:     draftr waits on paigeant.draftr: no worker serves it; did you mean drafter?" in shown.output
 
 
+def test_a_step_whose_process_is_lost_is_not_said_to_run(orders: WorkflowHarness) -> None:
+    """A worker was killed and none is there to take over: nobody waits for a step that nobody runs."""
+    store = orders.store
+    owner = "boot:7:1:nonce:box"
+    claim = Claim(hop_id="order-2.0", digest=None, owner=owner, token="t", max_attempts=5)
+    assert isinstance(store.claim(claim), Claimed)
+    assert document(orders, "show", "order-2", "--no-workers")["runner"]["lapsed_at"] is None
+
+    long_ago = datetime.now(UTC) - timedelta(minutes=1)
+    store._records.leases[owner] = long_ago
+    store._records.served["paigeant.draftr"] = long_ago
+
+    at = f"{long_ago:%Y-%m-%d %H:%M:%S} UTC"
+    stuck = f"draftr waits on paigeant.draftr: no worker has served it since {at}"
+    (listed,) = document(orders, "list", "--prefix", "order-2")["workflows"]
+    shown = document(orders, "show", "order-2", "--no-workers")
+    for found in (listed, shown):
+        assert (found["state"], found["stuck"], found["runner"]["pid"]) == ("running", stuck, 7)
+        assert datetime.fromisoformat(found["runner"]["lapsed_at"]) == long_ago
+    told = call(orders, "show", "order-2", "--no-workers").output
+    assert f"  stuck:     {stuck}\n" in told
+    assert re.search(rf"^  ran in:    process 7 on box since .* UTC; its lease is over since {at}$", told, re.MULTILINE)
+    assert "  current:   draftr is to be taken over by another worker (" in told
+    row = call(orders, "list", "--prefix", "order-2").output
+    assert f"{stuck}; ran in process 7 on box since " in row
+    assert "runs in" not in told + row
+    awaited = call(orders, "result", "order-2").output
+    assert "step 'draftr' ran in process 7 on box since " in awaited
+
+
 def test_a_list_goes_on_behind_its_next(orders: WorkflowHarness) -> None:
     """A script reads thousands of workflows page by page."""
     first = document(orders, "list", "--limit", "2")
@@ -114,3 +148,22 @@ def test_an_empty_store_has_no_workflows(workflow_harness: WorkflowHarness) -> N
     """A fresh deployment is no error."""
     assert call(workflow_harness, "list").output == "no workflows\n"
     assert call(workflow_harness, "stats").output == "no workflows\n"
+
+
+def test_a_list_that_lacks_older_ones_says_so(orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after an upgrade an empty list would say that there are no workflows."""
+    assert document(orders, "list")["complete"] is document(orders, "stats")["complete"] is True
+    monkeypatch.setattr(orders.store, "list_older", lambda: False)
+
+    assert document(orders, "list")["complete"] is document(orders, "stats")["complete"] is False
+    for command in ("list", "stats"):
+        assert "not all workflows are here: those that an older version recorded" in call(orders, command).output
+
+
+def test_a_list_without_entries_says_that_there_are_more(
+    orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter that leaves most of them out takes several pages, of which some are empty."""
+    monkeypatch.setattr(orders.store, "listed", lambda query: ListedPage(items=(), next="0:order-1"))
+
+    assert call(orders, "list", "--prefix", "o").output == "no workflows here\nmore: --after 0:order-1\n"

@@ -86,8 +86,9 @@
 --                                     hop
 -- {prefix}:meta               hash    broker (where it was last reached), broker_id (what it is known by, unless the address
 --                                     is all that is known); format (that of the newest worker that ever began); swept_at,
---                                     looked_over (up to where sweeps have looked at the list), listed ('1' if those that
---                                     older versions recorded are); held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
+--                                     looked_over (up to where sweeps have looked at the list), listed (the format at which all that
+--                                     versions without a list recorded was listed), listing (how far that is: format,
+--                                     run of the server, cursor of SCAN); held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
 --                                     (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
@@ -131,8 +132,13 @@ local function int(number) return string.format('%.0f', number) end
 local newest = tonumber(redis.pcall('HGET', meta, 'format')) or 0
 local is_outdated = newest > FORMAT
 local function outdated() return redis.error_reply('FORMAT ' .. int(newest)) end
+-- Whatever older ones have recorded until then is to be listed, unless nobody has ever recorded anything.
 local function raise_format()
-  if newest < FORMAT then redis.call('HSET', meta, 'format', FORMAT) end
+  if newest >= FORMAT then return end
+  local is_new = redis.pcall('HEXISTS', meta, 'format') == 0 and redis.call('EXISTS', due) == 0
+  redis.call('HSET', meta, 'format', FORMAT)
+  redis.call('HDEL', meta, 'listed', 'listing')
+  if is_new then redis.call('HSET', meta, 'listed', FORMAT) end
 end
 
 -- What was used: requests, tool calls, input tokens, output tokens and cost (in 10^-10 US dollars), whole numbers with

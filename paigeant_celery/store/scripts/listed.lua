@@ -5,14 +5,14 @@
 --       'waits', name, from, to, states, activity: the newest first, of those that wait for something of that name
 --       'named', id, ...: those
 -- Answer: {{workflow, state (a letter), activity, step, created_at, updated_at, failure, queue, attempt, owner, since when it
---         runs, when it is tried again, how many messages are before it, when its queue was served last, the error of
---         its last attempt, envelope (if nothing is known of its step), the names of its open waits}, ...}, behind what it
---         goes on (age and workflow, or workflow; '' at the end)}
+--         runs, since when the lease of its owner is over ('' if it is not), when it is tried again, how many messages are
+--         before it, when its queue was served last, the error of its last attempt, envelope (if nothing is known of its
+--         step), the names of its open waits}, ...}, behind what it goes on (age and workflow, or workflow; '' at the end)}
 
 local _, most, how = unpack(ARGV, 1, 3)
 most = tonumber(most)
 
-local served_at, reached_on = {}, {}
+local served_at, reached_on, lease_until = {}, {}, {}
 
 local function number_at(cache, command, key, member)
   if cache[member] == nil then
@@ -65,11 +65,12 @@ local function read(workflow)
   if letter == 'q' and queue and (tonumber(sent or nil) or 0) > 0 then
     before = int(math.max(0, sent - (number_at(reached_on, 'HGET', reached_key, queue) or 0) - 1))
   end
+  local leased = letter == 'r' and owner and number_at(lease_until, 'ZSCORE', owners, owner)
   local at = queue and number_at(served_at, 'ZSCORE', served_key, queue)
   local envelope = listed.activity == '' and redis.pcall('HMGET', hop_key(hop), 'envelope')[1]
   return { workflow, letter, listed.activity, listed.step, created_at, updated_at, text_or_empty(told), text_or_empty(queue),
     text_or_empty(attempt), text_or_empty(letter == 'r' and owner), text_or_empty(letter == 'r' and since),
-    type(retry_at) == 'string' and int(retry_at + AHEAD) or '', before, at and int(at) or '',
+    leased and leased <= now and int(leased) or '', type(retry_at) == 'string' and int(retry_at + AHEAD) or '', before, at and int(at) or '',
     text_or_empty(letter == 'q' and failure), text_or_empty(envelope), waits }, listed
 end
 

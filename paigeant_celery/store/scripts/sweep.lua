@@ -6,7 +6,8 @@
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
 --         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, 1 (there
 --         is more than fits into one pass, so that another one should follow, which may be at once) or 0, {those to send
---         again because a time is over}, or the error FORMAT if a newer worker has begun
+--         again because a time is over}, 1 (workflows of older versions are still to be listed) or 0, or the error FORMAT if
+--         a newer worker has begun
 
 local _, host, lease, dead_count, served_count = unpack(ARGV, 1, 5)
 local first_served = 6 + dead_count
@@ -169,9 +170,9 @@ end
 -- Look at a queued hop that should have been claimed by now. There may be thousands, so only the envelopes of those
 -- that are sent again are read.
 local function look_at(hop)
-  local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'sent', 'waits')
+  local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'sent', 'waits', 'workflow')
   if found.err then return give_up(hop) end
-  local state, queue, sent, waits = unpack(found)
+  local state, queue, sent, waits, workflow = unpack(found)
   if state ~= 'queued' or not queue then return give_up(hop) end
   local overtaken = reached_on(queue) > (tonumber(sent) or 0)
   waits = int((tonumber(waits) or 0) + 1)
@@ -183,6 +184,8 @@ local function look_at(hop)
     -- Its message waits behind others: there is no reason to send it again.
     redis.call('HSET', hop_key(hop), 'waits', waits)
     await_claim(hop, waits)
+    -- A program of an older version may have recorded it, and lists nothing. What is claimed or sent again is listed there.
+    if waits == '1' and workflow and not block_of(hop) and not listing_of(workflow) then relist(workflow) end
   elseif not asked[queue] then
     asked[queue] = true
     unknown[#unknown + 1] = queue
@@ -231,12 +234,13 @@ end
 
 for i = 6, first_served - 1 do lapse(ARGV[i], 'owner_gone') end
 
-local swept_at, cut = unpack(redis.call('HMGET', meta, 'swept_at', 'cut'))
+local swept_at, cut, all_listed = unpack(redis.call('HMGET', meta, 'swept_at', 'cut', 'listed'))
 local looking = #ARGV >= first_looked_at
-local is_cut = false
+local is_cut, is_incomplete = false, false
 if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
   if swept_at and now - swept_at > long_unswept(lease) then redis.call('HSET', meta, 'held_until', int(now + lease)) end
   redis.call('HSET', meta, 'swept_at', int(now))
+  is_incomplete = all_listed ~= int(FORMAT)
   redis.pcall('ZREMRANGEBYSCORE', served_key, '-inf', int(now - DAY * DAYS_SERVED))
   if not held(lease) then
     for _, owner in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
@@ -266,4 +270,5 @@ if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
   if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end
 list_all(changes)
-return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken }
+return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken,
+  is_incomplete and 1 or 0 }

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 
-from tests.contract.store.bench import RedisBench
-from tests.contract.store.given import FAILURE, claim, closing
-from tests.contract.store.test_queries import start
+from paigeant_celery.core.queries import WorkflowQuery
+from paigeant_celery.core.steps import ActivitySpec
+from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.port import NewWorkflow
+from paigeant_celery.store.redis import RedisStore
+from tests.contract.store.bench import LEASE, TTL, Bench, RedisBench
+from tests.contract.store.given import FAILURE, claim, closing, hop
+from tests.contract.store.test_queries import ids, start
 
 NO_TIMES = ["abc", "", "inf", "nan", "-1e300", "1e15000"]
 
@@ -33,3 +41,143 @@ def test_a_damaged_time_keeps_no_hop_from_being_set_aside(on_redis: RedisBench, 
 
     assert on_redis.raw.park(closing(claimed, "odd.0"), FAILURE)
     assert on_redis.client.xrevrange(on_redis.key("events", "odd"))[0][1]["type"] == "parked"
+
+
+OLDER = LIMITS.format - 1
+ENVELOPE = '{"slip": {"itinerary": [%s]}, "more": "%s"}'
+
+
+def start_older(on_redis: RedisBench, *names: str, size: int = 0) -> None:
+    """Record workflows as a version without a list does."""
+    step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
+    for name in names:
+        first = replace(hop(f"{name}.0", envelope=ENVELOPE % (step, "x" * size)), activity="", step_id="")
+        on_redis.raw.start(NewWorkflow(correlation_id=name, content="c", hop=first))
+    on_redis.client.delete(on_redis.key("index"))
+
+
+def all_listed(on_redis: RedisBench) -> list[str]:
+    return ids(on_redis.raw.listed(WorkflowQuery(prefix="", limit=1000)))
+
+
+def meta(on_redis: RedisBench, name: str) -> str | None:
+    return on_redis.client.hget(on_redis.key("meta"), name)
+
+
+def test_nothing_of_older_versions_is_missing_from_a_new_store(bench: Bench) -> None:
+    """Nobody reads that a list is not complete before anything was ever recorded."""
+    assert bench.store.list_older()
+    bench.store.raise_format()
+    assert bench.store.list_older()
+
+
+def test_no_keys_are_looked_through_on_a_new_store(on_redis: RedisBench) -> None:
+    """The database may have millions of keys of others."""
+    on_redis.raw.list_older()
+    on_redis.raw.raise_format()
+
+    assert (meta(on_redis, "listed"), meta(on_redis, "listing")) == (str(LIMITS.format), None)
+
+
+def test_what_older_workers_record_after_somebody_looked_is_listed_as_well(on_redis: RedisBench) -> None:
+    """A new Flower beside workers of an older version sees workflows come and go, and misses none for ever."""
+    on_redis.client.hset(on_redis.key("meta"), "format", OLDER)
+    start_older(on_redis, "first")
+    while all_listed(on_redis) != ["first"]:
+        assert not on_redis.raw.list_older()
+
+    start_older(on_redis, "second")
+
+    while all_listed(on_redis) != ["first", "second"]:
+        assert not on_redis.raw.list_older()
+
+
+@pytest.mark.parametrize("how", ["asked", "swept"])
+def test_what_an_older_version_recorded_after_a_rollback_is_listed(on_redis: RedisBench, how: str) -> None:
+    """Whoever goes back to an older version, and forward again, has all workflows in the list."""
+    on_redis.raw.raise_format()
+    assert on_redis.raw.list_older()
+    on_redis.client.hset(on_redis.key("meta"), "format", OLDER)
+    start_older(on_redis, "w")
+
+    on_redis.raw.raise_format()
+    while meta(on_redis, "listed") is None:
+        if how == "asked":
+            on_redis.raw.list_older()
+        else:
+            on_redis.client.hdel(on_redis.key("meta"), "swept_at")
+            on_redis.raw.sweep(host="there")
+
+    assert all_listed(on_redis) == ["w"]
+    assert meta(on_redis, "listed") == str(LIMITS.format)
+
+
+def test_what_an_older_program_dispatches_is_listed_when_it_is_overdue(on_redis: RedisBench) -> None:
+    """A web process that is upgraded later starts workflows that stand in a long queue, and they are seen."""
+    on_redis.raw.raise_format()
+    assert on_redis.raw.list_older()
+    start_older(on_redis, "w")
+    on_redis.overdue("w.0")
+
+    (queue,) = on_redis.raw.sweep(host="there").queues
+    assert all_listed(on_redis) == []
+    on_redis.raw.sweep(host="there", queues={queue: False})
+
+    assert all_listed(on_redis) == ["w"]
+
+
+def test_older_ones_are_listed_bit_by_bit_by_whoever_comes(on_redis: RedisBench) -> None:
+    """No request waits until all keys of a large database were looked through, and none begins it again."""
+    on_redis.client.hset(on_redis.key("meta"), "format", OLDER)
+    names = [f"w{number:05}" for number in range(3000)]
+    with on_redis.client.pipeline(transaction=False) as commands:
+        for name in names:
+            fields = {"state": "running", "hop": f"{name}.0", "created_at": "1", "updated_at": "1", "content": "c"}
+            commands.hset(on_redis.key("wf", name), mapping=fields)
+            commands.hset(on_redis.key("hop", f"{name}.0"), mapping={"workflow": name, "state": "parked"})
+        commands.execute()
+    on_redis.raw.raise_format()
+
+    sizes = [0]
+    while meta(on_redis, "listed") is None:
+        if len(sizes) % 2:
+            on_redis.raw.list_older()
+        else:
+            on_redis.client.hdel(on_redis.key("meta"), "swept_at")
+            on_redis.raw.sweep(host="there")
+        sizes.append(on_redis.client.zcount(on_redis.key("index"), 0, 0) // 3)
+
+    assert sizes[-1] == len(names)
+    assert max(after - before for before, after in pairwise(sizes)) < 1000
+    on_redis.client.unlink(*(on_redis.key("wf", name) for name in names))
+    on_redis.client.unlink(*(on_redis.key("hop", f"{name}.0") for name in names))
+
+
+def test_a_place_in_the_keys_of_another_run_of_the_server_means_nothing(on_redis: RedisBench) -> None:
+    """After a restart of the server its keys come in another order, and some would be passed over."""
+    on_redis.raw.raise_format()
+    on_redis.client.hdel(on_redis.key("meta"), "listed")
+    start_older(on_redis, "w")
+    on_redis.client.hset(on_redis.key("meta"), "listing", f"{LIMITS.format}:another:4096")
+
+    while not on_redis.raw.list_older():
+        pass
+
+    assert all_listed(on_redis) == ["w"]
+
+
+def test_large_envelopes_of_older_versions_come_in_several_answers(on_redis: RedisBench) -> None:
+    """A round trip has a second for its answer."""
+    small = RedisStore(
+        on_redis.url, prefix=on_redis.prefix, lease=LEASE, ttl=TTL, limits=replace(LIMITS, most_bytes=10_000)
+    )
+    names = [f"w{number}" for number in range(10)]
+    start_older(on_redis, *names, size=6000)
+
+    try:
+        while not small.list_older():
+            pass
+    finally:
+        small.close()
+
+    assert on_redis.raw.counted() == {"draft": {"queued": 10}}

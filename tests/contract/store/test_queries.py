@@ -13,7 +13,7 @@ from paigeant_celery.core.queries import WorkflowQuery
 from paigeant_celery.core.steps import ActivitySpec
 from paigeant_celery.core.waits import make_token
 from paigeant_celery.store.port import Claimed, NewWait, NewWorkflow, Standing
-from paigeant_celery.store.query_port import ListedPage
+from paigeant_celery.store.query_port import ListedPage, ListedWorkflow
 from tests.contract.store.bench import Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new
 
@@ -177,6 +177,34 @@ def test_a_list_says_who_runs_a_step_and_what_stands_before_another(bench: Bench
     assert (again.state, again.failure, again.last_failure) == ("queued", None, FAILURE)
 
 
+@pytest.mark.parametrize("how", ["listed", "by id", "alone"])
+def test_a_list_says_that_the_lease_of_a_running_step_is_over(bench: Bench, how: str) -> None:
+    """A dead worker does not look like one that runs the step, also while nobody is there to take it over."""
+    start(bench, "w")
+    bench.brief.claim(claim("w.0"))
+
+    def read() -> ListedWorkflow | None:
+        query = WorkflowQuery(prefix="w" if how == "by id" else None)
+        return bench.store.standing("w") if how == "alone" else bench.store.listed(query).items[0]
+
+    living = read()
+    bench.lapse()
+    lost = read()
+
+    assert living is not None
+    assert lost is not None
+    assert (living.state, living.lapsed_at) == ("running", None)
+    assert lost.lapsed_at is not None
+    assert living.running_since is not None
+    assert lost == replace(living, lapsed_at=lost.lapsed_at)
+    assert living.running_since < lost.lapsed_at <= bench.store.serving().now
+    bench.lapse_swept()
+    bench.store.sweep(host="there")
+    queued = read()
+    assert queued is not None
+    assert (queued.state, queued.lapsed_at) == ("queued", None)
+
+
 def test_a_sweep_notes_which_queues_its_caller_serves(bench: Bench) -> None:
     """A queue that no worker reads is told from one whose workers are busy."""
     assert bench.store.serving().swept_at is None
@@ -236,10 +264,12 @@ def test_workflows_of_older_versions_are_added_once(on_redis: RedisBench) -> Non
     on_redis.raw.start(NewWorkflow(correlation_id="old", content="c", hop=hop("old.0", envelope=envelope)))
     on_redis.client.delete(on_redis.key("index"))
 
-    found = on_redis.raw.listed(WorkflowQuery(activity="draft"))
+    while not on_redis.raw.list_older():
+        pass
 
-    assert ids(found) == ["old"]
+    assert ids(on_redis.raw.listed(WorkflowQuery(activity="draft"))) == ["old"]
     on_redis.client.delete(on_redis.key("index"))
+    assert on_redis.raw.list_older()
     assert ids(on_redis.raw.listed(WorkflowQuery())) == []  # not again: it looks through the whole database
 
 

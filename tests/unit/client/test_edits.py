@@ -13,6 +13,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import PaigeantAgent, StepPolicy, WorkflowHandle, activity, parallel, sleep_for, wait_for
+from paigeant_celery.activities.registry import registry
 from paigeant_celery.client.documents import export_document_sync
 from paigeant_celery.client.edits import EditedWorkflow, edit_workflow, edit_workflow_sync
 from paigeant_celery.core.document_errors import EditRefused, InvalidDocument
@@ -114,6 +115,32 @@ def test_a_wrong_prompt_is_corrected_and_only_that_step_is_run(
     assert deliver(workflow_harness) == ["completed", "workflow_completed"]
     assert handle.result_sync(timeout=0).outputs == {"note": "first", "writer": "a text", "critic": "fine"}
     assert asked == ["Write it better."]
+
+
+def test_a_process_that_has_other_activities_edits_what_workers_know(
+    workflow_harness: WorkflowHarness, agents: list[Any]
+) -> None:
+    """An operator's shell has loaded the agents of one worker, and the workflow is another one's."""
+    handle = parked(workflow_harness, agents)
+
+    def correct(tree: dict[str, Any]) -> None:
+        tree["itinerary"][1]["prompt"] = "Write it better."
+
+    with registry.isolated():
+
+        @activity
+        def elsewhere() -> str:
+            return ""
+
+        told = edit(workflow_harness, handle, correct)
+
+        def misuse(tree: dict[str, Any]) -> None:
+            tree["itinerary"].append({"function": "elsewhere", "arguments": {"unknown": 1}})
+
+        with pytest.raises(InvalidDocument, match="invalid_arguments"):
+            edit(workflow_harness, handle, misuse)
+
+    assert [change.path for change in told.changes] == ["itinerary.writer.prompt"]
 
 
 def test_steps_are_added_taken_out_and_moved(workflow_harness: WorkflowHarness, agents: list[Any]) -> None:
@@ -258,7 +285,6 @@ def _ran_ahead(tree: dict[str, Any]) -> None:
         (lambda tree: tree["workflow"].update(correlation_id="other"), "workflow.correlation_id"),
         (lambda tree: tree["itinerary"][2].update(step_id="note"), "itinerary[2].step_id"),
         (lambda tree: tree["itinerary"][2].update(step_id="critic-7.1"), "itinerary[2].step_id"),
-        (lambda tree: tree["itinerary"][2].update(agent="critc"), "itinerary[2].agent"),
         (lambda tree: tree["itinerary"][2].update(deps={"a": 1}), "itinerary[2].deps"),
         (
             lambda tree: tree["itinerary"].append({"for_each": [{"function": "note"}], "over": "nobody"}),

@@ -120,6 +120,28 @@ def test_the_message_has_the_time_and_flower_sees_no_prompt(app: Celery, monkeyp
     assert again["at"] == "2026-01-01T00:00:00+00:00"  # a retry, or a message that is sent again
 
 
+def test_the_messages_of_a_repeated_hour_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When clocks go back, the runs of the second pass are no copies of those of the first one."""
+    passes = [datetime(2026, 10, 25, hour, 5, 2, tzinfo=UTC) for hour in (0, 1)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return passes[len(found)]
+
+    found: list[str] = []
+    with Celery("berlin", broker="memory://scheduled//", set_as_current=False) as berlin:
+        berlin.conf.timezone = "Europe/Berlin"
+        install(berlin, store=MemoryStore(lease=10, ttl=100))
+        berlin.finalize()
+        monkeypatch.setattr(schedules, "datetime", Clock)
+        for _ in passes:
+            kwargs, _ = sent_by(berlin, monkeypatch, document=DOCUMENT, schedule={"crontab": {"minute": "*/5"}})
+            found.append(kwargs["at"])
+
+    assert found == ["2026-10-25T00:05:00+00:00", "2026-10-25T01:05:00+00:00"]
+
+
 def test_two_messages_of_one_time_begin_one_workflow(app: Celery) -> None:
     """Two beats run, or the broker delivers twice."""
     entry = schedule_entry(DOCUMENT, schedule=crontab(minute=0, hour=8))
