@@ -9,6 +9,7 @@ import click
 
 from paigeant_celery.cli.asking import include, load, transport_of_app
 from paigeant_celery.cli.output import Exit, Refused, Table, command, ended_with, tell
+from paigeant_celery.cli.seconds import SECONDS
 from paigeant_celery.cli.workers import ask_workers
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ __all__ = ["agents"]
 
 @command()
 @click.option(
-    "--timeout", default=1.0, show_default=True, metavar="SECONDS", help="Wait so long for workers to answer."
+    "--timeout",
+    default=1.0,
+    type=SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for workers to answer.",
 )
 @include
 @click.pass_context

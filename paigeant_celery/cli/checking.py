@@ -9,6 +9,7 @@ import click
 from paigeant_celery.cli.asking import include, load
 from paigeant_celery.cli.findings import Finding, findings_of
 from paigeant_celery.cli.output import Exit, Table, command, ended_with, tell
+from paigeant_celery.cli.seconds import SECONDS
 
 __all__ = ["check"]
 
@@ -17,7 +18,12 @@ ORDER = ("error", "warning", "fine")
 
 @command()
 @click.option(
-    "--timeout", default=1.0, show_default=True, metavar="SECONDS", help="Wait so long for workers to answer."
+    "--timeout",
+    default=1.0,
+    type=SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for workers to answer.",
 )
 @include
 @click.pass_context

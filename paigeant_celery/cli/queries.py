@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,19 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["list_workflows", "stats"]
 
 LONGEST_AGE = 7  # characters
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # seconds
 
 
 def _moment(context: click.Context, option: click.Parameter, typed: str | None) -> datetime | None:
-    """Read a time in the past: `15m`, `2h` or `3d` ago, or a time with its zone, as in `2026-01-02T12:00:00Z`."""
+    """Read a time: `15m`, `2h` or `3d` ago, `2026-01-02`, which begins in UTC, or one with its zone."""
     if typed is None:
         return None
     if typed[:-1].isdecimal() and typed[-1] in UNITS and len(typed) < LONGEST_AGE:
         return datetime.now(UTC) - timedelta(seconds=int(typed[:-1]) * UNITS[typed[-1]])
     try:
+        if DAY.fullmatch(typed):
+            return datetime.combine(date.fromisoformat(typed), time(), UTC)
         moment = datetime.fromisoformat(typed)
     except ValueError:
-        text = f"{shown(typed)!r} is neither an age, such as 15m, 2h or 3d, nor a time"
+        times = "an age, such as 15m, 2h or 3d, nor a time, such as 2026-01-02 or 2026-01-02T12:00:00Z"
+        text = f"{shown(typed)!r} is neither {times}"
         raise click.BadParameter(text, context, option) from None
     if moment.utcoffset() is None:
         raise click.BadParameter(f"{shown(typed)!r} has no time zone; write Z behind it for UTC", context, option)
@@ -42,7 +47,7 @@ def _moment(context: click.Context, option: click.Parameter, typed: str | None) 
 @click.option("--state", "states", multiple=True, metavar="STATE", help="Only in this state; may be repeated.")
 @click.option("--activity", help="Only those that stand at this activity.")
 @click.option("--waits-for", metavar="NAME", help="Only those that wait for a signal or an answer of this name.")
-@click.option("--since", callback=_moment, help="Only those recorded since then: 15m, 2h, 3d, or a time.")
+@click.option("--since", callback=_moment, help="Only those recorded since then: 15m, 2h, 3d, a day, or a time.")
 @click.option("--before", callback=_moment, help="Only those recorded before then.")
 @click.option("--prefix", help="Only those whose ids begin so, in the order of their ids.")
 @click.option("--after", metavar="NEXT", help="Go on behind the `next` of an earlier list.")
@@ -54,7 +59,12 @@ def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters
 
     found = Workflows(transport_of_app(context)).page_sync(state=states, **filters)  # type: ignore[arg-type]
     workflows = [_document(each) for each in found.items]
-    document = {"workflows": workflows, "next": found.next, "complete": found.complete}
+    document = {
+        "workflows": workflows,
+        "next": found.next,
+        "complete": found.complete,
+        "unreadable": list(found.unreadable),
+    }
     tell(document, _lines(found))
 
 
@@ -99,6 +109,8 @@ def _lines(page: WorkflowPage) -> Iterator[str | Table]:
         yield "no workflows" if page.next is None else "no workflows here"
     if page.next is not None:
         yield f"more: --after {page.next}"
+    if page.unreadable:
+        yield f"left out, because their records cannot be read: {', '.join(map(shown, page.unreadable))}"
     yield from _missing(page)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from paigeant_celery.cli.output import Exit, Refused, Table, command, tell
+from paigeant_celery.cli.seconds import SECONDS
 
 __all__ = ["ready"]
 
@@ -15,10 +16,16 @@ __all__ = ["ready"]
 @command()
 @click.option("-d", "--destination", metavar="NODE,…", help="Ask these workers alone (`celery@host`); all by default.")
 @click.option(
-    "-t", "--timeout", default=2.0, show_default=True, metavar="SECONDS", help="Wait so long for workers to answer."
+    "-t",
+    "--timeout",
+    default=2.0,
+    type=SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for workers to answer.",
 )
 @click.option(
-    "--silence", default=15.0, show_default=True, metavar="SECONDS",
+    "--silence", default=15.0, type=SECONDS, show_default=True, metavar="SECONDS",
     help="A process that gave no sign of life for so long is not ready.",
 )  # fmt: skip
 @click.pass_context
@@ -43,7 +50,7 @@ def _asked(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> l
     from paigeant_celery.worker.readiness import read_file
 
     # A worker of the solo pool on this host, which does not answer while a step runs in it.
-    told: dict[str, Any] = {name: found for name in wanted if (found := read_file(name)) is not None}
+    told: dict[str, Any] = {name: found for name in wanted if (found := read_file(name, silence=silence)) is not None}
     left = [name for name in wanted if name not in told]
     if left or not wanted:
         told |= _heard(app, left, timeout, silence)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,12 +77,26 @@ def dump_hop(
         return
     file = Path(output)
     try:
-        file.touch(mode=0o600)
-        file.write_text(_script(dump, correlation_id, modules, name=file.name), encoding="utf-8")
+        _write(file, _script(dump, correlation_id, modules, name=file.name))
     except OSError as error:
         raise Refused(f"{output} cannot be written: {error}", code="not_written", ends=Exit.FAILED) from error
     what = f"step {dump.path} of workflow {correlation_id}"
     tell({**document, "file": output}, [f"{what}: run `python {output}` where the code of the agent is"])
+
+
+def _write(file: Path, text: str) -> None:
+    """Put the text into a file that nobody else may read, whoever could read what stood there before."""
+    file = file.resolve()
+    if file.exists() and not file.is_file():  # a pipe or a device keeps nothing, and must not be replaced
+        file.write_text(text, encoding="utf-8")
+        return
+    fresh = file.with_name(f".{file.name}.{token_hex(8)}")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as written:
+            written.write(text)
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _script(dump: HopDump, workflow: str, modules: Sequence[str], *, name: str) -> str:

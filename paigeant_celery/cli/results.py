@@ -10,6 +10,7 @@ import click
 
 from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_lines, tell
+from paigeant_celery.cli.seconds import SECONDS_OR_INF
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -23,7 +24,12 @@ __all__ = ["result"]
 @command()
 @click.argument("correlation_id")
 @click.option(
-    "--timeout", default=0.0, show_default=True, metavar="SECONDS", help="Wait so long for its end; or `inf`."
+    "--timeout",
+    default=0.0,
+    type=SECONDS_OR_INF,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for its end; or `inf`.",
 )
 @click.option("--step", metavar="PATH", help="Print the output of this step, as in readings/3/reader; else the last.")
 @click.pass_context

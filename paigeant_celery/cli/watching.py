@@ -12,6 +12,7 @@ import click
 from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.output import Exit, command, ended_with, shown, tell_piece
 from paigeant_celery.cli.screen import Screen
+from paigeant_celery.cli.seconds import SECONDS
 
 if TYPE_CHECKING:
     from paigeant_celery.client.handle import WorkflowHandle
@@ -26,9 +27,14 @@ BETWEEN_TRIES = 1.0  # seconds, while the store is away
 @click.argument("correlation_id")
 @click.option("--after", metavar="CURSOR", help="Go on after the event with this cursor; by default from the start.")
 @click.option("--agents/--no-agents", default=True, help="Also show what agents write and call while they do.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Watch for at most so long; by default to the end.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Watch for at most so long; by default to the end.")
 @click.option(
-    "--patience", default=60.0, show_default=True, metavar="SECONDS", help="Try so long if the store is away."
+    "--patience",
+    default=60.0,
+    type=SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Try so long if the store is away.",
 )
 @click.pass_context
 def watch(

@@ -13,6 +13,7 @@ from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.broker.port import Transport
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import (
+    InvalidInput,
     MessageError,
     NotPublished,
     NotRecorded,
@@ -25,6 +26,7 @@ from paigeant_celery.core.errors import (
     WorkflowConflict,
 )
 from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import NewWorkflow, Said, WorkflowOrigin
 
 __all__ = ["Beginning"]
@@ -120,6 +122,10 @@ class Beginning:
                 raise WorkflowConflict(correlation_id)
             if answer == "gone" and self.origin is not None:
                 raise UnknownWorkflow(self.origin.workflow, store.address)
+            if answer == "too_large":
+                most = LIMITS.max_copied // 2**20
+                text = f"the outputs and files before this step have more than the {most} MiB that a fork may copy"
+                raise InvalidInput("fork_too_large", "from_step", f"{text}; fork at an earlier one, or dispatch anew")
             existing = store.workflow(correlation_id) if answer == "exists" else None
         except TransientError as error:
             self.give_back()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ __all__ = [
     "WorkflowSummary",
     "Workflows",
 ]
+
+logger = logging.getLogger(__name__)
 
 # What people read of a page that is not complete.
 INCOMPLETE = "not all workflows are here: those that an older version recorded are being added, so look again soon"
@@ -61,13 +64,15 @@ class WorkflowSummary:
 class WorkflowPage:
     """Some workflows in their order; `next` is the cursor of what follows, None at the end.
 
-    It is not `complete` while workflows that an older version recorded may be missing. They are added bit by bit, by
-    workers and by whoever asks.
+    It may be shorter than was asked for, and even empty, although there are more. `unreadable` are the ids of those
+    that belong here and whose records cannot be read. It is not `complete` while workflows that an older version
+    recorded may be missing. They are added bit by bit, by workers and by whoever asks.
     """
 
     items: tuple[WorkflowSummary, ...]
     next: str | None = None
     complete: bool = True
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +176,18 @@ class Workflows:
         store = self._store("page")
         complete = store.list_older()
         found = store.listed(query)
+        for name in found.unreadable:
+            text, fields = (
+                "the record of workflow %s cannot be read",
+                {"action": "list_unreadable", "correlation_id": name},
+            )
+            logger.warning(text, name, extra=fields)
         serving = serving_of(store) if any(needs_worker(each) for each in found.items) else None
         return WorkflowPage(
-            items=tuple(_summary(each, serving) for each in found.items), next=found.next, complete=complete
+            items=tuple(_summary(each, serving) for each in found.items),
+            next=found.next,
+            complete=complete,
+            unreadable=found.unreadable,
         )
 
     async def counts(self) -> WorkflowCounts:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, cast, get_args
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import WorkflowState
-from paigeant_celery.core.names import is_activity_name, is_correlation_id
+from paigeant_celery.core.names import is_activity_name, is_correlation_id, name_fault
 
 __all__ = [
     "BOUNDS",
@@ -33,6 +33,7 @@ CurrentState: TypeAlias = Literal[Underway, WorkflowState]
 
 STATES: tuple[CurrentState, ...] = (*get_args(Underway), "completed", "failed", "parked", "cancelled")
 MOST_LISTED = 1000  # workflows on one page
+LONGEST_WAIT = 1024  # characters that a name may have of which waits are looked for; those of ours have at most 128
 
 # Upper ends of the buckets in which times are counted, in seconds: 10 ms and then always twice as much, up to 46 hours.
 BOUNDS: tuple[float, ...] = tuple(0.01 * 2**number for number in range(25))
@@ -86,8 +87,8 @@ def checked_query(
             raise InvalidInput("naive_datetime", name, "must be a datetime with a time zone")
     if activity is not None and not (isinstance(activity, str) and is_activity_name(activity)):
         raise InvalidInput("bad_agent_name", "activity", "is not the name of an activity")
-    if waits_for is not None and not isinstance(waits_for, str):
-        raise InvalidInput("invalid_input", "waits_for", "must be the name of a wait, as in `wait_for('paid')`")
+    if waits_for is not None:
+        _check_wait(waits_for)
     if prefix is not None and not (isinstance(prefix, str) and (prefix == "" or is_correlation_id(prefix))):
         raise InvalidInput("bad_correlation_id", "prefix", "must be the beginning of a correlation id")
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_LISTED:
@@ -104,6 +105,14 @@ def checked_query(
         after=after,
         limit=limit,
     )
+
+
+def _check_wait(name: object) -> None:
+    if not isinstance(name, str) or len(name) > LONGEST_WAIT:
+        text = f"must be the name of a wait, as in `wait_for('paid')`, of at most {LONGEST_WAIT} characters"
+        raise InvalidInput("invalid_input", "waits_for", text)
+    if fault := name_fault(name):
+        raise InvalidInput("invalid_text", "waits_for", fault)
 
 
 def _states(state: object) -> frozenset[CurrentState]:

@@ -72,6 +72,7 @@ class WorkflowList(Page):
             asked=asked,
             items=page.items,
             next_page=page.next,
+            unreadable=", ".join(page.unreadable),
             incomplete="" if counts.complete else INCOMPLETE,
             refused=refused,
             states=STATES,

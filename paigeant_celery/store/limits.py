@@ -33,6 +33,8 @@ class StoreLimits:
     longest_sleep: int = 86_400_000  # then a suspended hop is looked at, whatever it waits for
     woken_at_once: int = 50  # suspended hops that one pass looks at
     most_fields: int = 2_000  # in one command; Lua passes on at most some 8000 values
+    max_copied: int = 64 * 1024 * 1024  # bytes of texts that a fork takes over, because one script copies them
+    copied_at_once: int = 1024 * 1024  # bytes of them in one command, unless one text is larger
     most_timed_out: int = 500  # waits that one pass gives up, of all hops, before it leaves the rest to the next one
     max_waits: int = 100  # of one hop that are open
     max_signals: int = 1_000  # of one workflow that are kept for waits to come

@@ -113,6 +113,8 @@ class MemoryStore:
                 return "exists" if existing.content == new.content else "conflict"
             if new.origin is not None and new.origin.workflow not in self._records.workflows:
                 return "gone"
+            if self._records.copied_size(new) > self._limits.max_copied:
+                return "too_large"
             self._begin(new, "started", now)
             return "started"
 

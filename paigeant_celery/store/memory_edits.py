@@ -27,17 +27,15 @@ def edit_hop(records: Records, waits: Waits, edit: Edit, *, now: datetime) -> Ed
     if isinstance(edited, str):
         return edited
     kept.hop, kept.envelope = edited, new.envelope
-    if new.activity and block_of(new.hop_id) is None:
-        kept.workflow.activity, kept.workflow.step_id = new.activity, new.step_id
     workflow = kept.workflow
+    if new.activity and block_of(new.hop_id) is None:
+        workflow.activity, workflow.step_id = new.activity, new.step_id
     if edit.restarts:
         kept.queue = new.queue
         kept.journal.clear()
         kept.counted = NOTHING  # what was paid stays in the workflow's sums
         waits.forget(kept)
         kept.heard = None
-        if block_of(new.hop_id) is None:
-            workflow.activity, workflow.step_id = new.activity, new.step_id
     workflow.blobs.update(edit.blobs)
     workflow.updated_at = now
     by = {"by": edit.by} if edit.by else {}

@@ -168,6 +168,11 @@ class Records:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
 
+    def copied_size(self, new: NewWorkflow) -> int:
+        """Return how many bytes a workflow would copy from the one that it is a fork of."""
+        given = self.workflows[new.origin.workflow].blobs if new.origin is not None else {}
+        return sum(len(given[name].encode()) for name in new.copied if name in given)
+
     def fork(self, workflow: Workflow, new: NewWorkflow, *, now: datetime) -> None:
         """Give a workflow what it has of the one that it is a fork of, if it is one."""
         if new.origin is None:

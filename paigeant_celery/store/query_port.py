@@ -45,10 +45,15 @@ class ListedWorkflow:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
-    """Some workflows in their order, and the cursor behind them; None if there are no more."""
+    """Some workflows in their order, and the cursor behind them; None if there are no more.
+
+    There may be fewer than asked for, although there are more. `unreadable` are the ids of those that belong here and
+    whose records nobody can read.
+    """
 
     items: tuple[ListedWorkflow, ...]
     next: str | None = None
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,4 +85,4 @@ class NewWorkflow:
     said: Sequence[Said] = ()
 
 
-Started: TypeAlias = Literal["started", "exists", "conflict", "gone"]
+Started: TypeAlias = Literal["started", "exists", "conflict", "gone", "too_large"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from paigeant_celery.core.errors import StoreCorrupt
 from paigeant_celery.core.hops import EPOCH
-from paigeant_celery.core.queries import MOST_LISTED, STATES, CurrentState, WorkflowQuery, place_of_cursor
+from paigeant_celery.core.queries import STATES, CurrentState, WorkflowQuery, place_of_cursor
 from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_older import step_in
@@ -24,49 +24,68 @@ LETTERS: Mapping[CurrentState, str] = {
 STATE_OF = {letter: state for state, letter in LETTERS.items()}
 IN_ORDER = [STATE_OF[letter] for letter in "qrtscfpx"]  # as COUNTED counts them
 
-AT_ONCE = 100  # activities that one script counts
+AT_ONCE = 100  # activities that one script counts, and workflows with given ids that it looks at
+MOST_SCRIPTS = 10  # for one page, beside those that fill it
+MOST_SORTED = 1000  # waits of one name
 LAST = 2**53 - 1  # an age is this less the time at which a workflow was recorded, so that the newest come first
+DIGITS = len(str(LAST))  # of an age
 ABOUT = "index"
 
 
 def read_listed(server: Server, query: WorkflowQuery) -> ListedPage:
-    """Return workflows that fit a query. It takes a round trip, and more if much that is listed does not fit."""
-    if query.prefix is not None and query.waits_for is not None:
-        return _listed_by_both(server, query)
+    """Return workflows that fit a query. It takes a round trip, and more if much that is listed does not fit.
+
+    After so many the page is as long as it is, and the next one goes on.
+    """
     found: list[ListedWorkflow] = []
+    lost: list[str] = []
     behind = place_of_cursor(query.after) if query.after is not None else None
-    while True:
+    waiting = _waiting(server, query, behind[1] if behind is not None else "")
+    if waiting == []:
+        return ListedPage(items=())
+    for _ in range(query.limit // server.limits.listed_at_once + MOST_SCRIPTS):
         left = min(query.limit - len(found), server.limits.listed_at_once)
-        entries, last = server.run("listed", left, *_arguments(query, behind), about=ABOUT)
+        named = waiting[:AT_ONCE] if waiting is not None else None
+        entries, last, unreadable = server.run_leniently("listed", left, *_arguments(query, behind, named), about=ABOUT)
+        found += _readable(server, entries, lost)
+        lost += unreadable
+        if waiting is not None:
+            last = last or (waiting[AT_ONCE - 1] if len(waiting) > AT_ONCE else "")
+            waiting = [name for name in waiting if name > last]
         with server.readable(ABOUT):
-            found += [_listed(server, entry) for entry in entries]
             behind = _place(query, last) if last else None
         if behind is None or len(found) >= query.limit:
-            return ListedPage(items=tuple(found), next=f"{behind[0]}:{behind[1]}" if behind is not None else None)
+            break
+    after = f"{behind[0]}:{behind[1]}" if behind is not None else None
+    return ListedPage(items=tuple(found), next=after, unreadable=tuple(dict.fromkeys(lost)))
 
 
-def _listed_by_both(server: Server, query: WorkflowQuery) -> ListedPage:
-    """Return those with a prefix that wait for something. The index of waits has another order, and is read whole."""
-    found: dict[str, ListedWorkflow] = {}
-    part: WorkflowQuery | None = replace(query, prefix=None, after=None, limit=MOST_LISTED)
-    while part is not None:
-        page = read_listed(server, part)
-        found |= {
-            each.correlation_id: each for each in page.items if each.correlation_id.startswith(query.prefix or "")
-        }
-        part = replace(part, after=page.next) if page.next is not None else None
-    behind = place_of_cursor(query.after)[1] if query.after is not None else ""
-    names = sorted(name for name in found if name > behind)
-    page_names = names[: query.limit]
-    more = len(names) > len(page_names)
-    return ListedPage(items=tuple(found[name] for name in page_names), next=f"0:{page_names[-1]}" if more else None)
+def _waiting(server: Server, query: WorkflowQuery, behind: str) -> list[str] | None:
+    """Return the ids of those with a prefix that may wait for something, in their order.
+
+    None if they come in the order of the index that is read anyhow, or are so many that they are not sorted: then all
+    with the prefix are looked through.
+    """
+    if query.prefix is None or query.waits_for is None:
+        return None
+    begins, (least, greatest) = f"n{query.waits_for}\0", _ages(query)
+    of_name = f"[{begins}{least}", f"({begins}{greatest}\x7f"
+    texts = server.ask(
+        lambda c: c.lenient.zrangebylex(f"{server.prefix}:{ABOUT}", *of_name, start=0, num=MOST_SORTED + 1), about=ABOUT
+    )
+    if len(texts) > MOST_SORTED:
+        return None
+    names = {text[len(begins) + DIGITS :].partition(".")[0] for text in texts}
+    return sorted(name for name in names if name.startswith(query.prefix) and name > behind)
 
 
 def read_one(server: Server, correlation_id: str) -> ListedWorkflow | None:
     """Return a workflow as a list shows it."""
-    entries, _ = server.run("listed", 1, "named", correlation_id, about=ABOUT)
-    with server.readable(ABOUT):
-        return _listed(server, entries[0]) if entries else None
+    entries, _, lost = server.run_leniently("listed", 1, "named", correlation_id, about=ABOUT)
+    found = _readable(server, entries, lost)
+    if lost:
+        raise StoreCorrupt(f"{server.prefix}:wf:{correlation_id}", "has values that this version cannot read")
+    return found[0] if found else None
 
 
 def read_counts(server: Server) -> Mapping[str, Mapping[CurrentState, int]]:
@@ -127,13 +146,15 @@ def read_served(server: Server) -> Serving:
 # Which parts of the index are read.
 
 
-def _arguments(query: WorkflowQuery, behind: tuple[int, str] | None) -> Iterator[str | int]:
+def _arguments(
+    query: WorkflowQuery, behind: tuple[int, str] | None, named: Sequence[str] | None
+) -> Iterator[str | int]:
     states = "".join(sorted(LETTERS[state] for state in query.states))
-    least = str(LAST - _first_at(query.before) + 1) if query.before is not None else ""
-    greatest = str(LAST - _first_at(query.since)) if query.since is not None else ""
+    least, greatest = _ages(query)
     if query.prefix is not None:
         last = f"(i{behind[1]}!" if behind is not None else f"[i{query.prefix}"
-        yield from ("ids", last, f"(i{query.prefix}\x7f", states, query.activity or "", least, greatest)
+        yield from ("ids", query.waits_for or "", states, query.activity or "", least, greatest)
+        yield from (last, f"(i{query.prefix}\x7f") if named is None else ("", "", *named)
     elif query.waits_for is not None:
         begins = f"n{query.waits_for}\0"
         last = f"({begins}{LAST - behind[0]}{behind[1]}/" if behind is not None else f"[{begins}{least}"
@@ -147,6 +168,13 @@ def _arguments(query: WorkflowQuery, behind: tuple[int, str] | None) -> Iterator
             yield f"({begins}{greatest}\x7f"
 
 
+def _ages(query: WorkflowQuery) -> tuple[str, str]:
+    """Return the least and the greatest age; "" each for any."""
+    least = str(LAST - _first_at(query.before) + 1) if query.before is not None else ""
+    greatest = str(LAST - _first_at(query.since)) if query.since is not None else ""
+    return least, greatest
+
+
 def _first_at(moment: datetime) -> int:
     """Return the first whole millisecond that is not before a moment."""
     return -((EPOCH - moment) // timedelta(milliseconds=1))
@@ -156,8 +184,18 @@ def _place(query: WorkflowQuery, last: str) -> tuple[int, str]:
     """Return behind what a page goes on."""
     if query.prefix is not None:
         return 0, last
-    digits = len(str(LAST))
-    return LAST - int(last[:digits]), last[digits:]
+    return LAST - int(last[:DIGITS]), last[DIGITS:]
+
+
+def _readable(server: Server, entries: Sequence[Sequence[Any]], lost: list[str]) -> list[ListedWorkflow]:
+    """Return what entries say; the ids of those that this version cannot read are put behind those that are lost."""
+    found = []
+    for entry in entries:
+        try:
+            found.append(_listed(server, entry))
+        except (KeyError, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
+            lost.append(entry[0])
+    return found
 
 
 def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
@@ -165,6 +203,8 @@ def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
         workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since,
         lapsed_at, retry_at, ahead, served_at, last, envelope, waits,
     ) = entry  # fmt: skip
+    for text in (*entry[:-2], *waits):
+        str(text).encode()  # raises for what is no text
     if envelope and (known := step_in(envelope))[0]:  # an older version recorded it
         activity, step_id = known
         server.run("relist", workflow, activity, step_id, about=ABOUT)

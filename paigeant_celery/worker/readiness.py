@@ -1,7 +1,7 @@
 """Whether a worker claims and sweeps, as its main process knows it: what `celery … paigeant ready` asks it.
 
-A worker answers as Celery's own commands do. One of the solo pool cannot while a step runs in it; it also writes its
-answer to a file each second, from a thread.
+A worker answers as Celery's own commands do. One of the solo pool cannot while a step runs in it; it also writes what
+is known of it to a file each second, from a thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from paigeant_celery.hop.liveness import is_stopped
 from paigeant_celery.worker.app_state import Installation
 from paigeant_celery.worker.runtime import HopRuntime
 
-__all__ = ["COMMAND", "FINDINGS", "FRESH", "SILENCE", "Report", "answer_of", "file_of", "read_file"]
+__all__ = ["COMMAND", "FINDINGS", "FRESH", "SILENCE", "Report", "answer_of", "file_of", "judged", "read_file"]
 
 COMMAND = "paigeant_ready"  # the name among Celery's remote commands
 SILENCE = 15.0  # seconds without a sign of life by default: a sweep comes each second, a renewal every 2.5
@@ -50,30 +50,52 @@ Document = dict[str, Any]
 
 def answer_of(runtime: HopRuntime, *, pids: Collection[int], silence: float) -> Document:
     """Return whether a worker is ready, and why not."""
-    found = [{"code": code, "text": text} for code, text in _findings(runtime, pids, silence)]
-    return {"ready": not found, "serves": sorted(runtime.served or ()), "pid": os.getpid(), "findings": found}
+    return judged(_signs_of(runtime, pids), silence=silence)
 
 
-def _findings(runtime: HopRuntime, pids: Collection[int], silence: float) -> Iterator[tuple[str, str]]:
+def judged(document: Document, *, silence: float) -> Document:
+    """Return the answer that the signs in a document give; as it is, if it has none and was judged before."""
+    signs = document.get("signs")
+    if not isinstance(signs, list):
+        return document
+    findings = [
+        {"code": sign["code"], "text": sign["text"]} for sign in signs if sign["age"] is None or sign["age"] > silence
+    ]
+    rest = {name: value for name, value in document.items() if name != "signs"}
+    return {**rest, "ready": not findings, "findings": findings}
+
+
+def _signs_of(runtime: HopRuntime, pids: Collection[int]) -> Document:
+    """Return what is known of a worker: what is wrong with it, and how long ago it gave which sign of life."""
+    signs = [{"code": code, "text": text, "age": age} for code, text, age in _signs(runtime, pids)]
+    return {"serves": sorted(runtime.served or ()), "pid": os.getpid(), "signs": signs}
+
+
+def _signs(runtime: HopRuntime, pids: Collection[int]) -> Iterator[tuple[str, str, float | None]]:
+    """Yield code, text and age of what would be wrong if the age were too great; without an age it is wrong."""
     if runtime.shutdown.asked:
-        yield "ending", "this worker is told to end"
+        yield "ending", "this worker is told to end", None
     if runtime.outdated:
-        yield "outdated", "a newer version has begun, and this worker takes no more steps; restart it with that version"
+        text = "a newer version has begun, and this worker takes no more steps; restart it with that version"
+        yield "outdated", text, None
     if runtime.served is None:
-        yield "starting", "it does not serve yet"
+        yield "starting", "it does not serve yet", None
         return
     swept = runtime.swept_at
-    if runtime.served and swept is not None and (ago := time.monotonic() - swept) > silence:
+    if runtime.served and swept is not None:
+        ago = time.monotonic() - swept
         why = f" ({runtime.sweep_failure})" if runtime.sweep_failure else ""
-        yield "sweep_silent", f"the last sweep that went well was {ago:.0f} s ago{why}"
+        yield "sweep_silent", f"the last sweep that went well was {ago:.0f} s ago{why}", ago
     for pid in sorted(pids):
         if is_stopped(pid):
-            yield "process_stopped", f"the process {pid} is stopped by a signal"
+            yield "process_stopped", f"the process {pid} is stopped by a signal", None
     for beat in runtime.pulse.of(pids):
-        if beat.loop is not None and beat.loop > silence:
-            yield "loop_silent", f"the event loop of the process {beat.pid} has stood still for {beat.loop:.0f} s"
-        if beat.lease is not None and beat.lease > silence:
-            yield "lease_silent", f"the process {beat.pid} has not renewed its lease for {beat.lease:.0f} s"
+        if beat.loop is not None:
+            text = f"the event loop of the process {beat.pid} has stood still for {beat.loop:.0f} s"
+            yield "loop_silent", text, beat.loop
+        if beat.lease is not None:
+            text = f"the process {beat.pid} has not renewed its lease for {beat.lease:.0f} s"
+            yield "lease_silent", text, beat.lease
 
 
 @inspect_command(name=COMMAND, args=[("silence", float)], signature="[silence=15]")  # type: ignore[untyped-decorator]
@@ -95,7 +117,7 @@ def _pids_of(pool: Any) -> set[int]:
 
 
 class Report:
-    """Writes the answer of a solo worker to a file, each second."""
+    """Writes what is known of a solo worker to a file, each second; whoever reads it says how long a silence may be."""
 
     def __init__(self, runtime: HopRuntime, node: str) -> None:
         self._runtime, self._file = runtime, file_of(node)
@@ -121,7 +143,8 @@ class Report:
     def _write_until(self, ending: Any) -> None:
         while True:
             with suppress(OSError):  # whoever looks finds no fresh file, which says enough
-                _write(self._file, answer_of(self._runtime, pids={os.getpid()}, silence=SILENCE))
+                known = _signs_of(self._runtime, {os.getpid()})
+                _write(self._file, {**known, **judged(known, silence=SILENCE)})  # older versions read no signs
             if ending.wait(WRITE_EVERY):
                 return
 
@@ -132,14 +155,14 @@ def file_of(node: str) -> Path:
     return Path(tempfile.gettempdir()) / f"paigeant_celery-{_user()}" / f"{name}.json"
 
 
-def read_file(node: str, *, now: Callable[[], float] = time.time) -> Document | None:
-    """Return what a solo worker has written last; None if that is not fresh, or not ours."""
+def read_file(node: str, *, silence: float = SILENCE, now: Callable[[], float] = time.time) -> Document | None:
+    """Return the answer by what a solo worker has written last; None if that is not fresh, or not ours."""
     file = file_of(node)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         about = file.stat()
         if about.st_uid == _user() and abs(now() - about.st_mtime) <= FRESH:
             found = json.loads(file.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else None
+            return judged(found, silence=silence) if isinstance(found, dict) else None
     return None
 
 

@@ -107,9 +107,9 @@ def test_a_worker_whose_event_loop_stands_still_is_not_ready_until_it_turns_agai
     running = probe.dispatch("blocking", str(gate))
     eventually(Path(f"{gate}.begun").exists, within=WITHIN)
 
-    # A solo worker's answer is in its file, which has a longer patience than we ask for here.
     eventually(lambda: probe.codes() == {"loop_silent"}, within=WITHIN, what="nobody noticed")
     assert probe.ask()[0] == 1
+    assert probe.ask("-d", probe.node, "--silence", "600")[0] == 0, "a liveness probe has more patience"
 
     gate.touch()
     assert probe.result(running) == "done"

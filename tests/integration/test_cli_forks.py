@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,6 +113,27 @@ def test_a_dump_is_a_script_whatever_the_texts_in_it(
     refused = call("replay", "dump", "w", "writer", "--output", str(tmp_path / "no" / "step.py"))
     assert refused.exit_code == 1
     assert "cannot be written" in refused.output
+
+
+def test_a_dump_is_readable_for_nobody_else_also_in_the_place_of_another_file(
+    writer: PaigeantAgent[None, str], call: Call, tmp_path: Path
+) -> None:
+    """It has what customers wrote; a file that was there before may be open for all."""
+    target = tmp_path / "target.py"
+    target.write_text("old")
+    target.chmod(0o644)
+    file = tmp_path / "step.py"
+    file.symlink_to(target)
+
+    with target.open() as opened_before:
+        assert call("replay", "dump", "w", "writer", "--output", str(file)).exit_code == 0
+        assert opened_before.read() == "old"
+
+    assert "run_script" in file.read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["step.py", "target.py"]
+    assert call("replay", "dump", "w", "writer", "--output", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()
 
 
 def test_a_step_of_a_function_is_not_dumped(writer: PaigeantAgent[None, str], call: Call) -> None:

@@ -120,7 +120,14 @@ def test_a_list_goes_on_behind_its_next(orders: WorkflowHarness) -> None:
 
 
 @pytest.mark.parametrize(
-    "filters", [["--state", "gone"], ["--since", "tomorrow"], ["--before", "2026-01-02T12:00:00"], ["--after", "x"]]
+    "filters",
+    [
+        ["--state", "gone"],
+        ["--since", "tomorrow"],
+        ["--before", "2026-01-02T12:00:00"],
+        ["--since", "2026-13-02"],
+        ["--after", "x"],
+    ],
 )
 def test_a_filter_that_cannot_be_is_refused(orders: WorkflowHarness, filters: list[str]) -> None:
     """An empty list would say that all is well."""
@@ -131,6 +138,38 @@ def test_a_list_is_filtered_by_age(orders: WorkflowHarness) -> None:
     """What began before the deploy is not of interest now."""
     assert len(document(orders, "list", "--since", "1h")["workflows"]) == 3
     assert document(orders, "list", "--before", "1h")["workflows"] == []
+    assert len(document(orders, "list", "--since", "2026-01-02")["workflows"]) == 3
+    assert document(orders, "list", "--before", "2026-01-02")["workflows"] == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["agents", "--timeout"],
+        ["check", "--timeout"],
+        ["ready", "--timeout"],
+        ["ready", "--silence"],
+        ["result", "order-1", "--timeout"],
+        ["run", "draftr", "x", "--timeout"],
+        ["watch", "order-1", "--timeout"],
+        ["watch", "order-1", "--patience"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("seconds", ["nan", "-1", "1e300", "soon"])
+def test_a_time_for_which_nothing_can_wait_is_refused(orders: WorkflowHarness, typed: list[str], seconds: str) -> None:
+    """A probe with a typo says so, and neither ends in a traceback nor waits for ever."""
+    refused = call(orders, *typed, seconds)
+
+    assert (refused.exit_code, type(refused.exception)) == (2, SystemExit)
+    assert typed[-1] in refused.output
+
+
+def test_only_a_result_is_awaited_without_an_end(orders: WorkflowHarness) -> None:
+    """A script may want to; an answer of workers that never comes is no answer."""
+    assert call(orders, "agents", "--timeout", "inf").exit_code == 2
+    (done,) = document(orders, "list", "--state", "completed")["workflows"]
+    assert call(orders, "result", done["correlation_id"], "--timeout", "inf").exit_code == 0
 
 
 def test_stats_count_workflows_and_times(orders: WorkflowHarness) -> None:
@@ -167,3 +206,17 @@ def test_a_list_without_entries_says_that_there_are_more(
     monkeypatch.setattr(orders.store, "listed", lambda query: ListedPage(items=(), next="0:order-1"))
 
     assert call(orders, "list", "--prefix", "o").output == "no workflows here\nmore: --after 0:order-1\n"
+
+
+def test_a_list_names_what_it_leaves_out(
+    orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One damaged record hides no other, and is not hidden itself."""
+    monkeypatch.setattr(orders.store, "listed", lambda query: ListedPage(items=(), unreadable=("order-3",)))
+
+    assert document(orders, "list")["unreadable"] == ["order-3"]
+    said = "left out, because their records cannot be read: order-3\n"
+    assert call(orders, "list").output.endswith(f"no workflows\n{said}")
+    assert {(record.__dict__["action"], record.__dict__["correlation_id"]) for record in caplog.records} == {
+        ("list_unreadable", "order-3")
+    }

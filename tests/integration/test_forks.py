@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.client.outline import outline_of
 from paigeant_celery.core.errors import InvalidInput, UnknownWorkflow, WorkflowConflict, WorkflowFailed
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import WorkflowOrigin
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.testing import WorkflowHarness
@@ -397,3 +399,17 @@ def test_steps_that_an_older_version_ran_are_not_repeated(
     assert fork.result_sync(timeout=0).output == "one"
     with pytest.raises(WorkflowFailed):
         forked(harness, handle, "fail").result_sync(timeout=0)
+
+
+def test_a_fork_that_would_copy_too_much_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store does nothing else while it copies, and no lease is renewed meanwhile."""
+    harness = WorkflowHarness()
+    handle = run(harness, given("first", LARGE), given("second", LARGE), given("third", 1))
+    monkeypatch.setattr(harness.store, "_limits", replace(LIMITS, max_copied=8000))
+
+    with pytest.raises(InvalidInput, match="fork at an earlier one, or dispatch anew") as refused:
+        handle.fork_sync("third", correlation_id="f")
+
+    assert (refused.value.reason, refused.value.path) == ("fork_too_large", "from_step")
+    assert harness.store.workflow("f") is None
+    assert handle.fork_sync("second", correlation_id="f") == "f"

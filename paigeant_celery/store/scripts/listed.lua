@@ -1,18 +1,21 @@
 -- LISTED: workflows as they are listed, after a look at the record of each. What the list says wrongly is corrected.
 -- ARGV: prefix, how many at most, then either
 --       'merged', from, to, ...: the newest first, of several parts of the index by state, or by activity and state
---       'ids', from, to, states ('' for any), activity ('' for any), the least and the greatest age ('' for any): by id
+--       'ids', name of what they wait for ('' for any), states ('' for any), activity ('' for any), the least and the
+--         greatest age ('' for any), then from, to, or '', '', id, ... for those alone: by id
 --       'waits', name, from, to, states, activity: the newest first, of those that wait for something of that name
 --       'named', id, ...: those
 -- Answer: {{workflow, state (a letter), activity, step, created_at, updated_at, failure, queue, attempt, owner, since when it
 --         runs, since when the lease of its owner is over ('' if it is not), when it is tried again, how many messages are
 --         before it, when its queue was served last, the error of its last attempt, envelope (if nothing is known of its
---         step), the names of its open waits}, ...}, behind what it goes on (age and workflow, or workflow; '' at the end)}
+--         step), the names of its open waits}, ...}, behind what it goes on (age and workflow, or workflow; '' at the
+--         end), {those whose records cannot be read}}
 
 local _, most, how = unpack(ARGV, 1, 3)
 most = tonumber(most)
 
 local served_at, reached_on, lease_until = {}, {}, {}
+local unreadable, bytes = {}, 0
 
 local function number_at(cache, command, key, member)
   if cache[member] == nil then
@@ -24,12 +27,23 @@ end
 
 local function text_or_empty(value) return value or '' end
 
--- What a list shows of a workflow, and as what it is listed now; nil if there is none.
+-- The envelope of a hop, unless this answer is large already: whoever reads the next one gets it then.
+local function envelope_of(hop)
+  local envelope = bytes < MOST_BYTES and redis.pcall('HMGET', hop_key(hop), 'envelope')[1] or ''
+  bytes = bytes + #envelope
+  return envelope
+end
+
+-- What a list shows of a workflow, and as what it is listed now; nil if it shows nothing, or there is none.
 local function read(workflow)
   local record = redis.pcall('HMGET', wf_key(workflow), 'state', 'hop', 'created_at', 'updated_at', 'failure')
   local state, hop, created_at, updated_at, why = unpack(record)
   local listed = listing_of(workflow)
   if record.err or not (state and hop and created_at and updated_at) then
+    if redis.call('EXISTS', wf_key(workflow)) == 1 then
+      unreadable[#unreadable + 1] = workflow
+      return nil, listed
+    end
     if listed then unlist(listed) end
     return nil
   end
@@ -37,8 +51,12 @@ local function read(workflow)
     'sent', ':open', 'block:written')
   local hop_state, queue, attempt, failure, given_back, owner, since, sent, open, written = unpack(found)
   local letter = letter_of(state, hop_state, given_back)
-  if not letter then return nil end
-  if not listed or listed.state ~= letter or listed.age ~= age_of(created_at) then
+  local age = age_of(created_at)
+  if not (letter and age) then
+    unreadable[#unreadable + 1] = workflow
+    return nil, listed
+  end
+  if not listed or listed.state ~= letter or listed.age ~= age then
     listed = listing_in(list(workflow, letter, nil, nil, created_at))
     if not listed then return nil end
     leave_with(listed.text)
@@ -67,7 +85,7 @@ local function read(workflow)
   end
   local leased = letter == 'r' and owner and number_at(lease_until, 'ZSCORE', owners, owner)
   local at = queue and number_at(served_at, 'ZSCORE', served_key, queue)
-  local envelope = listed.activity == '' and redis.pcall('HMGET', hop_key(hop), 'envelope')[1]
+  local envelope = listed.activity == '' and envelope_of(hop)
   return { workflow, letter, listed.activity, listed.step, created_at, updated_at, text_or_empty(told), text_or_empty(queue),
     text_or_empty(attempt), text_or_empty(letter == 'r' and owner), text_or_empty(letter == 'r' and since),
     leased and leased <= now and int(leased) or '', type(retry_at) == 'string' and int(retry_at + AHEAD) or '', before, at and int(at) or '',
@@ -124,13 +142,34 @@ local function fits(states, activity, entry)
   return (states == '' or states:find(entry.state, 1, true)) and (activity == '' or activity == entry.activity)
 end
 
+-- Whether a text is of a wait that is open; if not, it goes.
+local function is_open(text, name)
+  local token = text:sub(#name + 3 + AGE) -- behind 'n', the name, a NUL and the age
+  local hop, workflow = token:match('^[^~]*'), token:match('^[^.]*')
+  local hop_state, state = unpack(redis.pcall('HMGET', hop_key(hop), 'state', ':state:' .. token))
+  if state == 'open' and not ENDED[hop_state] and not is_cut_off(workflow, hop) then return true end
+  redis.pcall('ZREM', index, text)
+  return false
+end
+
+-- Whether a workflow waits for something of that name.
+local function waits_for(name, listed)
+  local begins = 'n' .. name .. '\0' .. listed.age .. listed.workflow
+  for _, text in ipairs(range('[' .. begins .. '.', '(' .. begins .. '/', MAX_WAITS)) do
+    if is_open(text, name) then return true end
+  end
+  return false
+end
+
 local function by_id()
-  local from, to, states, activity, least, greatest = unpack(ARGV, 4, 9)
-  local entries, last, texts = {}, '', range(from, to, MOST_SCANNED)
-  for i, text in ipairs(texts) do
+  local name, states, activity, least, greatest, from, to = unpack(ARGV, 4, 10)
+  local at_once = name == '' and MOST_SCANNED or MOST_LOOKED_AT
+  local entries, last, texts = {}, '', from ~= '' and range(from, to, at_once) or {}
+  for i = 11, #ARGV do texts[#texts + 1] = (listing_of(ARGV[i]) or {}).text end
+  for _, text in ipairs(texts) do
     local listed = listing_in(text)
     if listed and fits(states, activity, listed) and (least == '' or listed.age >= least) and
-      (greatest == '' or listed.age <= greatest) then
+      (greatest == '' or listed.age <= greatest) and (name == '' or waits_for(name, listed)) then
       if #entries >= most then return entries, last end
       local entry, now_listed = read(listed.workflow)
       if not is_of(text, now_listed) then redis.pcall('ZREM', index, text) end
@@ -138,26 +177,21 @@ local function by_id()
     end
     last = listed and listed.workflow or last
   end
-  return entries, #texts == MOST_SCANNED and last or ''
+  return entries, from ~= '' and #texts == at_once and last or ''
 end
 
 local function by_wait()
   local name, from, to, states, activity = unpack(ARGV, 4, 8)
-  local begins = #name + 2 -- 'n' in front of the name, and a NUL behind it
+  local begins = #name + 2
   local entries, last, texts, seen = {}, '', range(from, to, LISTED_AT_ONCE * 2), {}
   for _, text in ipairs(texts) do
     local age, token = text:sub(begins + 1, begins + AGE), text:sub(begins + AGE + 1)
-    local hop, workflow = token:match('^[^~]*'), token:match('^[^.]*')
-    if not seen[workflow] then
-      local hop_state, is_open = unpack(redis.pcall('HMGET', hop_key(hop), 'state', ':state:' .. token))
-      if is_open ~= 'open' or ENDED[hop_state] or is_cut_off(workflow, hop) then
-        redis.pcall('ZREM', index, text)
-      else
-        if #entries >= most then return entries, last end
-        local entry = read(workflow)
-        if entry and fits(states, activity, { state = entry[2], activity = entry[3] }) then entries[#entries + 1] = entry end
-        seen[workflow] = true
-      end
+    local workflow = token:match('^[^.]*')
+    if not seen[workflow] and is_open(text, name) then
+      if #entries >= most then return entries, last end
+      local entry = read(workflow)
+      if entry and fits(states, activity, { state = entry[2], activity = entry[3] }) then entries[#entries + 1] = entry end
+      seen[workflow] = true
     end
     last = age .. workflow
   end
@@ -170,7 +204,5 @@ local function named()
   return entries, ''
 end
 
-if how == 'merged' then return { merged() } end
-if how == 'ids' then return { by_id() } end
-if how == 'waits' then return { by_wait() } end
-return { named() }
+local entries, last = ({ merged = merged, ids = by_id, waits = by_wait, named = named })[how]()
+return { entries, last, unreadable }

@@ -5,7 +5,7 @@
 --       otherwise), the workflow that it is a fork of and the step at which that was ('' each otherwise), how many blobs
 --       are copied from there, their names, then name, text for each other blob
 -- Answer: 'started' | 'exists' (same content) | 'conflict' (other content) | 'expired' (too old to be adopted) | 'gone'
---         (there is no workflow any more that it could be a fork of)
+--         (there is no workflow any more that it could be a fork of) | 'too_large' (it would copy more than MAX_COPIED)
 
 local _, workflow, content, hop, queue, envelope, digest, deadline, activity, step = unpack(ARGV, 1, 10)
 local sent_at, max_age, begun, origin, at_step, copied = unpack(ARGV, 11, 12 + 4)
@@ -38,6 +38,12 @@ if origin ~= '' then
   if wrong then return wrong end
   if redis.call('EXISTS', wf_key(origin)) == 0 then return 'gone' end
 end
+local sizes, total = {}, 0
+for i = first_copied, first_blob - 1 do
+  sizes[i] = redis.call('HSTRLEN', blob_key(origin), ARGV[i])
+  total = total + sizes[i]
+end
+if total > MAX_COPIED then return 'too_large' end
 
 -- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
@@ -45,8 +51,14 @@ if not recorded then
   redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now))
   if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
 end
-for first = first_copied, first_blob - 1, MOST_FIELDS / 2 do
-  local last = math.min(first + MOST_FIELDS / 2, first_blob) - 1
+local next_copied = first_copied
+while next_copied < first_blob do
+  local first, last, size = next_copied, next_copied, sizes[next_copied]
+  while last + 1 < first_blob and last + 1 - first < MOST_FIELDS / 2 and size + sizes[last + 1] <= COPIED_AT_ONCE do
+    last = last + 1
+    size = size + sizes[last]
+  end
+  next_copied = last + 1
   local found = redis.call('HMGET', blob_key(origin), unpack(ARGV, first, last))
   local fields = {}
   for i, text in ipairs(found) do

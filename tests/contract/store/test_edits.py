@@ -74,6 +74,20 @@ def test_an_edited_hop_goes_on_with_its_new_envelope(bench: Bench, where: str) -
     assert [event.fields.get("by") for event in events if event.fields["type"] == "edited"] == ["ann"]
 
 
+@pytest.mark.parametrize(("restarts", "where"), [(True, "parked"), (False, "parked"), (False, "suspended")])
+def test_a_list_says_at_which_step_an_edited_workflow_stands(bench: Bench, where: str, restarts: bool) -> None:
+    """Also if whoever edited it does not know of what kind its step is."""
+    STANDS[where](bench)
+    named = edit()
+    assert bench.store.edit(replace(named, hop=replace(named.hop, activity="draft", step_id="first"))) == "edited"
+
+    assert bench.store.edit(edit(2, instead_of="e-1", restarts=restarts)) == "edited"
+
+    found = bench.store.standing("w")
+    assert found is not None
+    assert (found.activity, found.step_id) == ("draft", "first")
+
+
 @pytest.mark.parametrize("where", STANDS)
 def test_copies_of_an_older_message_are_superseded_and_not_altered(bench: Bench, where: str) -> None:
     """A broker that delivers one again causes no dead letter and runs no old prompt; a forged one is still seen."""

@@ -113,6 +113,22 @@ def test_a_fork_copies_as_many_texts_as_a_large_workflow_has(bench: Bench) -> No
     assert bench.store.blob("f", f"own-text-{2 * LIMITS.most_fields}") == f"text-{2 * LIMITS.most_fields}"
 
 
+def test_a_fork_copies_large_texts_up_to_a_size(bench: Bench) -> None:
+    """One script copies them, and nothing else is done by the server meanwhile."""
+    bench.limit(replace(LIMITS, max_copied=8_000, copied_at_once=2_500))
+    eighth = "é" * 500
+    blobs = {f"text-{number}": eighth for number in range(8)}
+    original(bench.store, {**blobs, "small": "y"})
+
+    assert bench.store.start(fork(copied=[*blobs, "small", "never"])) == "too_large"
+    assert bench.store.workflow("f") is None
+    assert bench.store.blobs("f", ["text-0", "small"]) == {}
+    assert bench.store.start(fork(copied=["small", *blobs][:-1])) == "started"
+    assert bench.store.blobs("f", ["small", *blobs]) == {"small": "y", **dict.fromkeys(list(blobs)[:-1], eighth)}
+    assert bench.store.start(fork(copied=[*blobs, "small", "never"])) == "exists"
+    check_places(bench)
+
+
 def test_an_adopted_workflow_is_no_fork(bench: Bench) -> None:
     """Only its message is known, which does not say so."""
     bench.store.start(new("clock"))

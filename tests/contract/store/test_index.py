@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 
+from paigeant_celery.core.errors import StoreCorrupt
 from paigeant_celery.core.queries import WorkflowQuery
 from paigeant_celery.core.steps import ActivitySpec
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.port import NewWorkflow
+from paigeant_celery.store.port import NewWait, NewWorkflow
+from paigeant_celery.store.query_port import QueryStore
 from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.store.redis_client import Client, Reply, Server
 from tests.contract.store.bench import LEASE, TTL, Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, hop
 from tests.contract.store.test_queries import ids, start
@@ -181,3 +186,135 @@ def test_large_envelopes_of_older_versions_come_in_several_answers(on_redis: Red
         small.close()
 
     assert on_redis.raw.counted() == {"draft": {"queued": 10}}
+
+
+DAMAGED: dict[str, dict[str, str | bytes]] = {
+    "wf": {"created_at": "x", "updated_at": "1e99", "failure": "{", "state": "odd", "hop": "", "-updated_at": ""},
+    "hop": {"attempt": "many", "queue": b"\xff", "claimed_at": "9" * 30, "owner": b"\xfe"},
+}
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, each in DAMAGED.items() for field in each])
+@pytest.mark.parametrize("query", [WorkflowQuery(), WorkflowQuery(prefix="w")], ids=["newest", "by id"])
+def test_one_record_that_cannot_be_read_spoils_no_page(
+    on_redis: RedisBench, kind: str, field: str, query: WorkflowQuery
+) -> None:
+    """The others are shown, and the one that needs somebody is named."""
+    start(on_redis, "w1", "w2", "w3")
+    for name in ("w1", "w2", "w3"):
+        claimed = on_redis.raw.claim(claim(f"{name}.0"))
+        if field == "failure":
+            on_redis.raw.fail(closing(claimed, f"{name}.0"), FAILURE)
+    key = on_redis.key(kind, "w2" if kind == "wf" else "w2.0")
+    if field.startswith("-"):
+        on_redis.client.hdel(key, field[1:])
+    else:
+        on_redis.client.hset(key, field, DAMAGED[kind][field])
+
+    found = on_redis.raw.listed(query)
+
+    assert set(ids(found)) == {"w1", "w3"}
+    assert found.unreadable == ("w2",)
+    assert on_redis.raw.listed(query) == found
+    with pytest.raises(StoreCorrupt, match="w2"):
+        on_redis.raw.standing("w2")
+
+
+def test_a_record_of_another_type_is_named(on_redis: RedisBench) -> None:
+    """Whoever wrote there is found by its key."""
+    start(on_redis, "w1", "w2")
+    on_redis.client.delete(on_redis.key("wf", "w2"))
+    on_redis.client.set(on_redis.key("wf", "w2"), "something else")
+
+    found = on_redis.raw.listed(WorkflowQuery())
+
+    assert (ids(found), found.unreadable) == (["w1"], ("w2",))
+
+
+def start_waiting(bench: Bench, *names: str) -> None:
+    start(bench, *names)
+    for name in names:
+        close = closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0")
+        bench.store.wait(close, NewWait(wait_id="id", token=f"{name}.0~secret", kind="token", name="approval"))
+
+
+def pages(store: QueryStore, query: WorkflowQuery) -> list[list[str]]:
+    found = []
+    while True:
+        page = store.listed(query)
+        found.append(ids(page))
+        if page.next is None:
+            return found
+        query = replace(query, after=page.next)
+
+
+def test_those_with_a_prefix_that_wait_come_in_the_order_of_their_ids(bench: Bench) -> None:
+    """The orders of one customer that wait for an approval are read page by page, and none twice."""
+    start_waiting(bench, "b-2", "a-1", "a-3", "a-2", "a-5", "a-4")
+    start(bench, "a-0")
+
+    found = pages(bench.store, WorkflowQuery(waits_for="approval", prefix="a-", limit=2))
+
+    assert found == [["a-1", "a-2"], ["a-3", "a-4"], ["a-5"]]
+    states = frozenset(["suspended"])
+    assert pages(bench.store, WorkflowQuery(waits_for="approval", prefix="a-", states=states)) == [[]]
+
+
+@contextmanager
+def many_that_wait(on_redis: RedisBench, count: int) -> Iterator[list[str]]:
+    """Write workflows that wait for an approval straight into the store, with what the list has of them."""
+    names, age = [f"a-{number:05}" for number in range(count)], 2**53 - 2
+    with on_redis.client.pipeline(transaction=False) as commands:
+        for name in names:
+            token = f"{name}.0~secret"
+            fields = {"state": "running", "hop": f"{name}.0", "created_at": "1", "updated_at": "1", "content": "c"}
+            waits = {":open": token, f":state:{token}": "open", f":name:{token}": "approval", ":age": str(age)}
+            of_hop = {"workflow": name, "state": "suspended", "queue": "q", **waits}
+            commands.hset(on_redis.key("wf", name), mapping=fields)
+            commands.hset(on_redis.key("hop", f"{name}.0"), mapping=of_hop)
+            texts = (
+                f"i{name} s{age}:draft:draft",
+                f"ss{age}{name}",
+                f"adraft:s{age}{name}",
+                f"napproval\0{age}{token}",
+            )
+            commands.zadd(on_redis.key("index"), dict.fromkeys(texts, 0))
+        commands.execute()
+    yield names
+    on_redis.client.unlink(*(on_redis.key("wf", name) for name in names))
+    on_redis.client.unlink(*(on_redis.key("hop", f"{name}.0") for name in names))
+
+
+@pytest.mark.parametrize("count", [900, 2500])
+def test_a_page_of_many_that_wait_asks_the_store_a_few_times(
+    on_redis: RedisBench, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Thousands that wait for the same approval cost each page no more than a few dozen do."""
+    run, calls = Server.ask, []
+
+    def counted(server: Server, question: Callable[[Client], Reply], *, about: str) -> Reply:
+        calls.append(about)
+        return run(server, question, about=about)
+
+    with many_that_wait(on_redis, count) as names:
+        monkeypatch.setattr(Server, "ask", counted)
+        first = on_redis.raw.listed(WorkflowQuery(waits_for="approval", prefix="a-", limit=50))
+        asked = len(calls)
+        rest = on_redis.raw.listed(WorkflowQuery(waits_for="approval", prefix="a-", limit=1000, after=first.next))
+
+    assert (ids(first), asked) == (names[:50], 2)
+    assert ids(rest) == names[50:1050]
+
+
+def test_a_page_is_short_where_few_of_many_fit(on_redis: RedisBench) -> None:
+    """No request looks through everything; its `next` says that there is more."""
+    query = WorkflowQuery(waits_for="approval", states=frozenset(["parked"]))
+
+    with many_that_wait(on_redis, 4000) as names:
+        assert on_redis.raw.listed(query).next is not None
+        found = pages(on_redis.raw, query)
+        on_redis.client.hset(on_redis.key("wf", names[-1]), "state", "parked")
+        last = pages(on_redis.raw, query)
+
+    assert (set(map(tuple, found)), len(found)) == ({()}, 3)
+    assert list(chain(*last)) == [names[-1]]

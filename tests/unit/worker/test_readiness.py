@@ -114,6 +114,26 @@ def test_a_solo_worker_writes_its_answer_and_leaves_no_file_behind(folder: Path)
     assert not file_of(NODE).exists()
 
 
+def test_the_file_of_a_solo_worker_is_judged_by_whoever_reads_it(folder: Path) -> None:
+    """A liveness probe waits longer than the probe of a service; else it would end workers for working."""
+    pulse = Pulse()
+    pulse.give("loop")
+    report = Report(cast("Any", runtime(swept_at=time.monotonic() - 100, pulse=pulse)), NODE)
+    report.begin(SoloPool(app=None, forking_enable=False))
+    end = time.monotonic() + 20
+    while read_file(NODE) is None:
+        assert time.monotonic() < end, "nothing was written"
+        time.sleep(0.01)
+
+    strict, patient = read_file(NODE, silence=30), read_file(NODE, silence=300)
+    report.end()
+
+    assert strict is not None
+    assert (strict["ready"], [finding["code"] for finding in strict["findings"]]) == (False, ["sweep_silent"])
+    assert strict["findings"][0].keys() == {"code", "text"}
+    assert patient == {**strict, "ready": True, "findings": []}
+
+
 def test_an_answer_that_is_old_or_no_answer_is_none(folder: Path) -> None:
     """A worker that was killed leaves its file."""
     assert read_file(NODE) is None
