@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paigeant_celery.core.document_errors import Finding
     from paigeant_celery.core.slip_document import SlipDocument
 
-__all__ = ["diff", "export", "import_", "lint", "of_document", "text_of"]
+__all__ = ["diff", "export", "import_", "lint", "named", "of_document", "text_of"]
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def diff(context: click.Context, before: str, after: str) -> None:
     """Say what differs between two documents; each is a file, - for the standard input, or the id of a workflow."""
     from paigeant_celery.client.documents import diff_documents
 
-    old, new = (of_document(partial(_document_at, context, each)) for each in (before, after))
+    old, new = (of_document(partial(_document_at, context, each), about=named(each)) for each in (before, after))
     changes = diff_documents(old, new)
     tell({"changes": changes}, _changes(changes) or ["nothing differs"], end=Exit.FAILED if changes else Exit.FINE)
 
@@ -83,7 +83,7 @@ def import_(context: click.Context, correlation_id: str, file: str, by: str) -> 
     from paigeant_celery.client.edits import edit_workflow_sync
 
     text, transport = text_of(file), transport_of_app(context)
-    done = of_document(lambda: edit_workflow_sync(correlation_id, text, transport, by=by))
+    done = of_document(lambda: edit_workflow_sync(correlation_id, text, transport, by=by), about=named(file))
     lines = [
         *_changes(done.changes),
         f"workflow {correlation_id} has these steps to come now; retry it, or answer what it waits for",
@@ -102,14 +102,22 @@ def text_of(file: str) -> str:
         raise Refused(f"cannot read {shown(file)}: {why}", code="unreadable_file", ends=Exit.USAGE) from error
 
 
-def of_document(ask: Callable[[], T]) -> T:
-    """Return what is asked for; what is wrong with a document ends the command with all findings."""
+def named(file: str) -> str:
+    """Return how to call a document in a text."""
+    return shown(file) if file != "-" else "the document on the standard input"
+
+
+def of_document(ask: Callable[[], T], *, about: str, told: Callable[[Sequence[Finding]], list[str]] | None = None) -> T:
+    """Return what is asked for; what is wrong with a document ends the command with all findings.
+
+    `about` is what the text for people calls it, and `told` makes the lines of that.
+    """
     from paigeant_celery.core.document_errors import InvalidDocument
 
     try:
         return ask()
     except InvalidDocument as error:
-        text = "\n".join(["the document cannot be used:", *_findings(error.findings)])
+        text = "\n".join([f"{about} cannot be used:", *(told or _findings)(error.findings)])
         raise Refused(text, code=error.reason, ends=Exit.USAGE, more={"findings": error.findings}) from error
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.documents import of_document, text_of
+from paigeant_celery.cli.documents import named, of_document, text_of
 from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
 from paigeant_celery.cli.results import result
 from paigeant_celery.cli.seconds import SECONDS
@@ -16,6 +20,7 @@ from paigeant_celery.cli.seconds import SECONDS
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
     from paigeant_celery.client.handle import WorkflowHandle
+    from paigeant_celery.core.document_errors import Finding
     from paigeant_celery.core.events import WorkflowEvent
 
 __all__ = ["run"]
@@ -51,12 +56,13 @@ def run(
         text = "give either agents, each with its prompt, or `--document FILE`"
         raise Refused(text, code="usage", ends=Exit.USAGE)
     transport = transport_of_app(context)
-    given = of_document(lambda: read_document(text_of(file) if file is not None else _document_of(steps)))
+    used = partial(of_document, about=named(file)) if file is not None else _typed(steps)
+    given = used(lambda: read_document(text_of(file) if file is not None else _document_of(steps)))
     if stream:
         given = given.model_copy(update={"stream": True})
     if not unchecked:
-        of_document(lambda: _check_known(given, transport))
-    begun = of_document(lambda: dispatch_document_sync(given, transport, correlation_id=own_id))
+        used(lambda: _check_known(given, transport))
+    begun = used(lambda: dispatch_document_sync(given, transport, correlation_id=own_id))
     if not wait:
         tell({"correlation_id": begun}, [begun])
         return
@@ -71,6 +77,24 @@ def _document_of(steps: tuple[str, ...]) -> dict[str, Any]:
         raise Refused(text, code="usage", ends=Exit.USAGE)
     pairs = zip(steps[::2], steps[1::2], strict=True)
     return {"version": 1, "itinerary": [{"agent": agent, "prompt": prompt} for agent, prompt in pairs]}
+
+
+def _typed(steps: tuple[str, ...]) -> Callable[[Callable[[], Any]], Any]:
+    """Return what tells mistakes in the steps that were typed by their names, and not by places in a document."""
+
+    def told(findings: Sequence[Finding]) -> list[str]:
+        return [shown(_as_typed(finding, steps)) for finding in findings]
+
+    return partial(of_document, about="what was typed", told=told)
+
+
+def _as_typed(finding: Finding, steps: tuple[str, ...]) -> str:
+    found, remedy = re.match(r"itinerary\[(\d+)\]", finding.path), finding.remedy
+    if found is None:
+        return str(replace(finding, path="--id") if finding.path == "correlation_id" else finding)
+    if remedy.startswith(("write `function", "write `celery_task")):
+        remedy = "functions and Celery tasks need `--document`"
+    return str(replace(finding, path=steps[2 * int(found[1])], remedy=remedy))
 
 
 def _check_known(given: Any, transport: CeleryTransport) -> None:

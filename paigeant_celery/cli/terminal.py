@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Table", "print_text", "shown", "shown_lines"]
 
 GAP = "  "  # between two columns of a table in plain text
+DRAWN_GAP, DRAWN_EDGES = 3, 2  # characters, as rich draws it
+NARROWEST = 24  # characters of a column that is folded
 
 
 def shown(text: str) -> str:
@@ -42,16 +44,27 @@ class Table:
             yield GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
     def print_on(self, console: Console) -> None:
-        """Print it as rich does; nothing in it is markup."""
+        """Print it as rich does; nothing in it is markup. Only the last column is folded: ids are copied from others.
+
+        It is plain where the others leave no place for that.
+        """
         from rich import box
+        from rich.cells import cell_len
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        rows = [[shown(cell) for cell in row] for row in (self.columns, *self.rows)]
+        *widths, last = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
+        if sum(widths) + DRAWN_GAP * len(widths) + DRAWN_EDGES + min(last, NARROWEST) > console.width:
+            for line in self.lines():
+                click.echo(line)
+            return
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in self.columns:
-            table.add_column(Text(name))
-        for row in self.rows:
-            table.add_row(*(Text(shown(cell), overflow="fold") for cell in row))
+        for name in self.columns[:-1]:
+            table.add_column(Text(name), no_wrap=True)
+        table.add_column(Text(self.columns[-1]), overflow="fold")
+        for row in rows[1:]:
+            table.add_row(*map(Text, row))
         console.print(table)
 
 

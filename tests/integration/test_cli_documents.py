@@ -121,16 +121,17 @@ def test_an_import_that_changes_what_ran_tells_all_findings(
 ) -> None:
     """As people and as scripts read them."""
     correlation_id = parked(workflow_harness, agents)
-    wrong = call("export", correlation_id).stdout.replace('"first"', '"other"', 1).replace('"writer"', '"writr"', 1)
+    wrong = call("export", correlation_id).stdout.replace('"first"', '"other"', 1)
 
     shown = call("import", correlation_id, "-", stdin=wrong)
     told = call("import", correlation_id, "-", "--json", stdin=wrong)
 
     assert (shown.exit_code, told.exit_code) == (2, 2)
-    assert "`itinerary[1].agent`: no activity 'writr' is loaded; did you mean 'writer'? (unknown_agent)" in shown.stderr
+    remedy = "leave it as it was exported, or fork at it"
+    assert f"`itinerary[0]`: step 'note' has run, and stands here; {remedy} (invalid_document)" in shown.stderr
     document = json.loads(told.stdout)
-    assert document["error"]["code"] == "unknown_agent"
-    assert document["findings"][0]["remedy"] == "did you mean 'writer'?"
+    assert document["error"]["code"] == "invalid_document"
+    assert document["findings"][0]["remedy"] == remedy
 
 
 def test_an_export_is_json_for_scripts_and_has_content_only_where_it_was_asked_for(
@@ -227,6 +228,41 @@ def test_what_cannot_be_run_is_refused(agents: list[Any], call: Call, arguments:
     assert (refused.exit_code, json.loads(refused.stdout)["error"]["code"]) == (2, code)
     if arguments[1:2] == ["writr"]:  # some other app may have it
         assert call(*arguments, "--unchecked").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["note", "x"], "`note`: 'note' is of the kind `function`; functions and Celery tasks need `--document`"),
+        (["writer", "x", "writr", "x"], "`writr`: no activity 'writr' is loaded; did you mean 'writer'?"),
+        (["writer", ""], "`writer`: an agent needs a prompt"),
+        (["writer", "x", "--id", "a b"], "`--id`: use 1 to 128"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_without_a_document(
+    agents: list[Any], call: Call, arguments: list[str], says: str
+) -> None:
+    """Whoever typed agents and prompts has no document in which to look."""
+    refused = call("run", *arguments)
+
+    assert refused.stderr.startswith(f"Error: what was typed cannot be used:\n{says}")
+
+
+@pytest.mark.parametrize(
+    "command", [["diff", "{good}", "{bad}"], ["run", "--document", "{bad}"], ["import", "w", "{bad}"]]
+)
+def test_a_text_says_which_file_is_wrong(call: Call, agents: list[Any], tmp_path: Path, command: list[str]) -> None:
+    """Of two, or of the one that a script chose."""
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text('{"version": 1, "itinerary": [{"agent": "writer", "prompt": "x"}]}')
+    bad.write_text('{"version": 1, "itinerary": []}')
+
+    refused = call(*(each.format(good=good, bad=bad) for each in command))
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"Error: {bad} cannot be used:\n`itinerary`: ")
+    piped = call(*(each.format(good=good, bad="-") for each in command), stdin=bad.read_text())
+    assert piped.stderr.startswith("Error: the document on the standard input cannot be used:\n")
 
 
 def test_a_document_is_run(workflow_harness: WorkflowHarness, agents: list[Any], call: Call) -> None:

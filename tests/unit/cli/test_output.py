@@ -7,14 +7,17 @@ import os
 import pty
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from decimal import Decimal
+from io import StringIO
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from paigeant_celery import Unreachable
 from paigeant_celery.cli.output import Command, Exit, Group, Refused, Table, command, say_first, tell, tell_next
@@ -174,6 +177,27 @@ def test_a_table_on_a_terminal_is_drawn_by_rich_if_it_is_there(
     assert "[red]\\x1b[2K\\u202eflipped\\x9b1m\\x7f" in printed
     assert "\x1b[2K" not in printed
     assert ("──" in printed) is rich_is_there
+
+
+ROW = ("3b2f6a54-0d6c-4c3e-9a35-0b8f8a6f7c11", "running", "draft", "1", "2026-11-29 20:46:43", "waits " * 20)
+COLUMNS = ("workflow", "state", "step", "attempt", "recorded (UTC)", "about")
+
+
+@pytest.mark.parametrize("width", [20, 80, 114, 120, 400])
+def test_ids_stand_in_one_line_however_narrow_a_terminal_is(width: int) -> None:
+    """Whoever is on call copies them, and a terminal has 80 columns."""
+    written = StringIO()
+    console = Console(file=written, width=width, no_color=True)
+
+    with redirect_stdout(written):
+        Table(COLUMNS, [ROW, ("order-17", *ROW[1:])]).print_on(console)
+
+    lines = [line.split() for line in written.getvalue().splitlines()]
+    (whole,) = [line for line in lines if line and line[0] == ROW[0]]
+    assert whole[:6] == [*ROW[:4], *ROW[4].split()]
+    assert sum(line.count("waits") for line in lines) == 40
+    longest = max(map(len, written.getvalue().splitlines()))
+    assert longest <= width or width < 114, "a table that fits is folded, and another is plain"
 
 
 def test_a_group_makes_such_commands() -> None:
