@@ -24,6 +24,7 @@ from tests.support.servers import (
     redis_server,
     tls_server,
 )
+from tests.support.starting import heed_interrupts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -32,6 +33,8 @@ S = TypeVar("S")
 
 
 pytest_plugins = ["tests.support.running"]
+
+heed_interrupts()
 
 
 @pytest.fixture(scope="session")

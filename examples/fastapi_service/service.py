@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
@@ -55,7 +56,17 @@ REFUSED: dict[type[PaigeantError] | type[TimeoutError], int] = {
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
 
-web = FastAPI(title="Newsroom", docs_url=None, redoc_url=None)  # those pages load scripts from elsewhere
+
+def from_here(request: Request) -> None:
+    """Refuse what a page of another site sends: a browser sends its forms to whatever address they name."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    foreign = site != "same-origin" if site else origin is not None and urlsplit(origin).netloc != request.url.netloc
+    if foreign and request.method not in ("GET", "HEAD"):
+        raise HTTPException(403, "the request comes from another site")
+
+
+# The pages with documents load scripts from elsewhere.
+web = FastAPI(title="Newsroom", docs_url=None, redoc_url=None, dependencies=[Depends(from_here)])
 web.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])  # no other site's name leads here
 web.mount("/page", StaticFiles(directory=PAGE))
 dispatcher, transport = WorkflowDispatcher(), get_transport("redis")

@@ -9,6 +9,7 @@ from paigeant_celery.client.tree import current_state
 from paigeant_celery.core.errors import StoreRequired, UnknownWorkflow
 from paigeant_celery.core.events import WorkflowEvent
 from paigeant_celery.core.names import is_correlation_id
+from paigeant_celery.store.timeline import before, place_of
 
 __all__ = ["Following"]
 
@@ -33,6 +34,12 @@ class Following:
             raise UnknownWorkflow(self._correlation_id, self._store.address)
         stored = self._store.events(self._correlation_id, after=self._reading.after, limit=AT_ONCE)
         return self._reading.whole(stored, self._store, record), current_state(record)
+
+    def knows(self, cursor: str) -> bool:
+        """Say whether the event with this cursor is there: it is not if it is of another workflow, or was dropped."""
+        place = place_of(cursor)
+        stored = self._store.events(self._correlation_id, after=str(before(place)), limit=1)
+        return bool(stored) and place_of(stored[0].cursor).event == place.event
 
     @property
     def found(self) -> int:

@@ -18,7 +18,7 @@ from flower.views import BaseHandler
 from tornado.web import HTTPError, RequestHandler
 
 from paigeant_celery.broker.transport import CeleryTransport, get_transport
-from paigeant_celery.core.errors import ConfigurationError, PaigeantError, UnknownWorkflow
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, PaigeantError, UnknownWorkflow
 from paigeant_celery.flower.templates import Templates
 
 __all__ = ["Page", "status_of"]
@@ -34,6 +34,12 @@ STATE = "paigeant"  # where an application keeps what is ours, in its settings
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+# A browser sends no Sec-Fetch-Site over plain HTTP, so the names are compared; a proxy may have put in its own.
+OTHER_ORIGIN = (
+    "The request comes from another origin than the name by which Flower was asked. If a proxy stands before Flower, "
+    "let it pass the name on: `proxy_set_header Host $http_host;` in nginx"
 )
 
 logger = logging.getLogger(__name__)
@@ -128,7 +134,7 @@ class Page(BaseHandler):  # type: ignore[misc]
         if site is not None and site != "same-origin":
             raise HTTPError(403, "The request comes from another site")
         if site is None and origin is not None and urlsplit(origin).netloc != self.request.host:
-            raise HTTPError(403, "The request comes from another origin")
+            raise HTTPError(403, OTHER_ORIGIN)
         RequestHandler.check_xsrf_cookie(self)
 
     def asset(self, name: str) -> str:
@@ -174,6 +180,8 @@ def status_of(error: PaigeantError) -> int:
     """Return the status of an answer that tells of an error."""
     if isinstance(error, UnknownWorkflow):
         return HTTPStatus.NOT_FOUND
+    if isinstance(error, InvalidInput):
+        return HTTPStatus.BAD_REQUEST
     return HTTPStatus.SERVICE_UNAVAILABLE
 
 

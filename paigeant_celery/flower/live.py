@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic_core import from_json
@@ -13,6 +14,7 @@ from tornado.web import HTTPError, authenticated
 
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.client.following import Following
+from paigeant_celery.client.readings import CurrentState
 from paigeant_celery.core.events import WorkflowEvent
 from paigeant_celery.flower.base import Page
 from paigeant_celery.flower.words import cut
@@ -24,7 +26,7 @@ LONGEST = 600.0  # seconds of one answer; the browser then asks again, and Flowe
 MOST_AT_ONCE = 50  # answers of an application; each looks once a second
 ALIVE = 15.0  # seconds until something is sent in any case, which shows whether somebody still listens
 LONG = 2000  # characters of what an agent said at once, of arguments and of results
-OVER = ("completed", "failed", "cancelled")
+RESTS = ("completed", "failed", "cancelled", "parked")  # in these nothing happens by itself
 # Fields without a word of a person or a model.
 FOR_ALL = frozenset({"attempt", "branches", "error", "how", "journal", "name", "queue", "wait", "waits_for", "why"})
 # Fields that say what stands beside them, or nothing to a person.
@@ -32,13 +34,16 @@ FOR_NONE = frozenset({"step", "fence", "next_hop"})
 
 
 class Events(Page):
-    """What happens to a workflow from the event on whose id the browser names; what agents say only with sign-in."""
+    """What happens to a workflow behind the event whose id the browser names; what agents say only with sign-in.
+
+    A browser that tries again names it in a header, and a page that opens a connection anew as `after`.
+    """
 
     _gone = False
 
     @authenticated
     async def get(self, correlation_id: str) -> None:
-        """Send events until the workflow has ended, or the browser has gone."""
+        """Send events until the workflow has ended or is parked, or the browser has gone."""
         shared = self.shared
         if shared.followers >= MOST_AT_ONCE:
             raise HTTPError(503, "Too many pages are followed at this time")
@@ -55,18 +60,20 @@ class Events(Page):
         self._gone = True
 
     async def _send_all(self, correlation_id: str) -> None:
-        after = self.request.headers.get("Last-Event-ID") or None
-        following = await self.ask(lambda transport: _following(transport, correlation_id, after))
-        events, state = await self.ask(lambda _: following.look())  # an error is told before the answer begins
+        after = self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", "") or None
+        # An error is told before the answer begins.
+        following, events, state = await self.ask(partial(_begun, correlation_id=correlation_id, after=after))
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")  # so that nginx passes each event on at once
+        self.write(": \n\n")  # the browser learns that it is connected, also if nothing happens for long
+        await self.flush()
         began = said = asyncio.get_running_loop().time()
         pause = FIRST_PAUSE
         while not self._gone:
             now = asyncio.get_running_loop().time()
             sent = [line for event in events for line in _lines(event, content=self.signs_in)]
             if following.found == 0:
-                if state in OVER:
+                if state in RESTS:
                     self.write(f"event: over\ndata: {json.dumps(state)}\n\n")
                     await self.flush()
                     return
@@ -82,8 +89,16 @@ class Events(Page):
             events, state = await self.ask(lambda _: following.look())
 
 
-def _following(transport: CeleryTransport, correlation_id: str, after: str | None) -> Following:
-    return Following(transport, correlation_id, after)
+def _begun(
+    transport: CeleryTransport, correlation_id: str, after: str | None
+) -> tuple[Following, list[WorkflowEvent], CurrentState]:
+    """Look for the first time; behind an event that the workflow does not have nothing would ever come."""
+    following = Following(transport, correlation_id, after)
+    events, state = following.look()
+    if after is not None and following.found == 0 and not following.knows(after):
+        following = Following(transport, correlation_id)
+        events, state = following.look()
+    return following, events, state
 
 
 def _lines(event: WorkflowEvent, *, content: bool) -> Iterator[str]:

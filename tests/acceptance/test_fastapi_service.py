@@ -16,7 +16,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import Browser, picture
+from tests.support.browser import Browser, picture, put
 from tests.support.processes import START_WITHIN, Process, eventually, script_environment
 from tests.support.ui_protocols import ag_ui_screen
 
@@ -248,6 +248,30 @@ def test_what_nobody_can_answer_gets_an_error_before_a_stream_begins(service: Se
         assert service.post(f"workflows/{started}/cancel", {}).status_code == 204
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://else.example"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+def test_a_form_of_another_site_changes_nothing(service: Service, foreign: dict[str, str]) -> None:
+    """A page that somebody opens in another tab may send forms to any address that it guesses."""
+    workflow = service.start()
+    paths = [f"workflows/{workflow}/{what}" for what in ("answers", "cancel", "redrive")]
+
+    refused = [service.post(path, {}, **foreign).status_code for path in ("workflows", *paths, "worker/kill")]
+    shown = service.get(f"workflows/{workflow}", **foreign)
+    own = service.post(f"workflows/{workflow}/cancel", {}, Origin=service.address, **{"Sec-Fetch-Site": "same-origin"})
+
+    assert refused == [403] * 5
+    assert shown.json()["state"] != "cancelled"
+    assert own.status_code == 204
+
+
 def opened(page: Page, service: Service, text: str) -> None:
     """Start a workflow as a person does."""
     page.set_default_timeout(WITHIN * 1000)
@@ -351,6 +375,29 @@ def test_a_person_says_no_and_no_other_page_asks_any_more(page: Page, service: S
     expect(page.locator("#screen")).to_contain_text("Not published: too many bees")
     assert "publisher: answered by Bob" in lines(page)
     picture(page, "newsroom-denied")
+
+
+def test_tabs_that_are_not_in_front_hold_no_connection(page: Page, service: Service) -> None:
+    """A browser has six connections to a server, and a page reads two streams: a fourth tab would never be shown."""
+    opened(page, service, NOTES)
+    expect(step(page, "publisher")).to_contain_text("waits for a person")
+    for _ in range(4):
+        put(page.context.pages[-1], hidden=True)
+        other = page.context.new_page()
+        other.goto(page.url)
+        expect(step(other, "publisher")).to_contain_text("waits for a person")
+    asked = other.locator(".question")
+    asked.get_by_label("Your name").fill("Ann")
+    asked.get_by_role("button", name="Publish", exact=True).click()
+    expect(other.locator("#state")).to_have_text("completed")
+    expect(page.locator("#state")).to_have_text("suspended")
+
+    put(page, hidden=False)
+
+    expect(page.locator("#state")).to_have_text("completed")
+    assert lines(page) == lines(other)
+    screens = [one.locator("#screen").inner_text() for one in (page, other)]
+    assert screens[0] == screens[1]
 
 
 def test_a_page_of_an_unknown_workflow_says_so(browser: Browser, service: Service) -> None:

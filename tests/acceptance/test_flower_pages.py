@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,11 +19,13 @@ from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, Work
 from tests.support.browser import Browser, picture
 from tests.support.flower_pages import FlowerPages, flower_pages, row
 from tests.support.processes import Deployment, deployment, eventually
+from tests.support.servers import RedisServer
 
 PROMPT, OUTPUT, ERROR, QUESTION = "marzipan", "nougat", "toffee", "praline"  # what only some people may see
 MARKUP = '<b class="spilled">bold</b>'  # harmless, and seen as an element only if it is not escaped
 WITHIN = 20.0
 IN_STATE = 20_000  # milliseconds
+STORE_TIMEOUT = 60.0  # seconds, in which nobody else may have to wait
 
 pytestmark = pytest.mark.together
 
@@ -585,17 +590,27 @@ def test_it_works_below_a_prefix_of_addresses(made: Deployment, browser: Browser
 
 
 def test_a_store_that_does_not_answer_does_not_stop_flower(
-    own_redis: Callable[..., object], redis_url: str, tmp_path: Path
+    own_redis: Callable[..., RedisServer], redis_url: str, tmp_path: Path
 ) -> None:
     """Flower has one event loop; a call that waits there would stop every page for everybody."""
     store = own_redis()
-    with deployment(redis_url, tmp_path, store=store.url) as made, flower_pages(made) as flower:
+    slow = f"{store.url}?socket_timeout={STORE_TIMEOUT}"
+    with deployment(redis_url, tmp_path, store=slow) as made, flower_pages(made) as flower:
         assert flower.get("/workflows").ok
+        assert store.pid is not None
+        os.kill(store.pid, signal.SIGSTOP)
+        try:
+            with contextlib.closing(flower.asked("/workflows")) as waiting:
+                for _ in range(10):  # the page has been begun before the second, whatever is read first
+                    assert flower.get("/healthcheck", timeout=STORE_TIMEOUT / 2).ok
+                os.kill(store.pid, signal.SIGCONT)
+                answered = waiting.getresponse().status
+        finally:
+            os.kill(store.pid, signal.SIGCONT)
         store.stop()
-
-        answer = flower.get("/workflows", timeout=60)
-
-        assert answer.status_code == 503
-        assert flower.get("/healthcheck", timeout=5).ok
+        gone = flower.get("/workflows", timeout=60)
+        healthy = flower.get("/healthcheck")
         store.start()
-        assert flower.get("/workflows").ok
+        again = flower.get("/workflows")
+
+    assert [answered, gone.status_code, healthy.status_code, again.status_code] == [200, 503, 200, 200]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser as PlaywrightBrowser
     from playwright.sync_api import ConsoleMessage, Page, Request
 
-__all__ = ["Browser", "NoBrowser", "chromium", "picture"]
+__all__ = ["Browser", "NoBrowser", "chromium", "picture", "put"]
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome")
 # Several browsers share the memory of a container, where `/dev/shm` may have 64 MB.
@@ -83,6 +83,16 @@ def picture(page: Page, name: str) -> None:
     """Leave a picture of the whole page in the folder `SCREENSHOTS`, if that is set."""
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
+
+
+def put(page: Page, *, hidden: bool) -> None:
+    """Tell a page what a browser tells it when its tab goes behind another one; a headless one shows all tabs."""
+    page.evaluate(
+        "hidden => {"
+        " Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        hidden,
+    )
 
 
 def _command(environment: Mapping[str, str]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import requests
@@ -47,6 +49,13 @@ class FlowerPages:
         """Ask for a page without a browser."""
         auth = ("ann", "secret") if self.signs_in else None
         return requests.get(f"{self.address}{path}", **{"auth": auth, "timeout": 10, **options})
+
+    def asked(self, path: str) -> HTTPConnection:
+        """Ask for a page, and leave its answer to be read later."""
+        connection = HTTPConnection(self.address.removeprefix("http://"), timeout=60)
+        secret = b64encode(b"ann:secret").decode()
+        connection.request("GET", path, headers={"Authorization": f"Basic {secret}"} if self.signs_in else {})
+        return connection
 
 
 def row(page: Page, path: str) -> Locator:

@@ -50,6 +50,7 @@ MAY_IMPORT = {
         "store.pages",
         "store.query_port",
         "store.steps",
+        "store.timeline",
         "store.tree",
         "activities",
         "broker",

@@ -30,14 +30,18 @@ async function trying(action) {
   }
 }
 
-// Reads a stream of events; goes on behind the last one when the connection breaks, or when it is opened again.
+// Reads a stream of events; goes on behind the last one when the connection breaks, or when it is opened again. A browser
+// has six connections to a server for all its tabs, so only a tab in front reads.
 class Stream {
   constructor(path, take, ended) {
-    Object.assign(this, { path, take, ended, last: null });
+    Object.assign(this, { path, take, ended, last: null, over: false });
     this.open();
   }
 
   open() {
+    if (document.hidden || this.over) return;
+    clearTimeout(this.timer);
+    this.source?.close();
     const source = new EventSource(this.last ? `${this.path}?after=${encodeURIComponent(this.last)}` : this.path);
     this.source = source;
     source.onopen = () => { $("link").hidden = true; };
@@ -45,7 +49,7 @@ class Stream {
       this.last = message.lastEventId;
       this.take(JSON.parse(message.data), message.lastEventId);
     };
-    source.addEventListener("end", () => { source.close(); this.ended(); });
+    source.addEventListener("end", () => { this.over = true; source.close(); this.ended(); });
     source.onerror = () => {  // a browser tries again by itself, unless it got an answer that is no stream
       $("link").hidden = false;
       if (source.readyState === EventSource.CLOSED) this.timer = setTimeout(() => this.open(), 1000);
@@ -54,7 +58,7 @@ class Stream {
 
   close() {
     clearTimeout(this.timer);
-    this.source.close();
+    this.source?.close();
     $("link").hidden = true;
   }
 }
@@ -195,8 +199,12 @@ class Follower {
     return form;
   }
 
-  again() {
-    this.close();
+  again() {  // also what had ended, because the workflow was parked
+    for (const stream of this.streams) stream.over = false;
+    this.open();
+  }
+
+  open() {
     for (const stream of this.streams) stream.open();
   }
 
@@ -340,6 +348,9 @@ $("cancel").onclick = () => trying(() => ask(`${follower.path}/cancel`, {}));
 $("redrive").onclick = () => trying(async () => { await ask(`${follower.path}/redrive`, {}); follower.again(); });
 $("kill").onclick = () => trying(() => ask("worker/kill", {}));
 window.onhashchange = open;
+document.onvisibilitychange = () => { if (document.hidden) follower?.close(); else follower?.open(); };
+window.onpagehide = () => follower?.close();
+window.onpageshow = ({ persisted }) => { if (persisted) follower?.open(); };
 
 ask("offer").then(({ notes, may_kill }) => {
   mayKill = may_kill;

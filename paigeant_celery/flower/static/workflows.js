@@ -6,11 +6,19 @@
     var KEPT_RUNS = 50; // runs of agents
     var LONGEST_LINE = 20000; // characters of one text of an agent
     var OVER = ["completed", "failed", "cancelled"];
+    var FIRST_PAUSE = 2000; // milliseconds until a refused connection is tried again; the pause grows
+    var LONGEST_PAUSE = 30000;
 
     /* Parts of the page that the server has rendered again. A part in which somebody types is left as it is. */
 
     var asking = false;
     var again = false;
+    var follower = null; // of the workflow, if the page shows one
+
+    function stateShown() {
+        var shown = document.getElementById("wf-state");
+        return shown ? shown.textContent : "";
+    }
 
     function isBusy(part) {
         if (part.contains(document.activeElement) && part.querySelector("form, details")) {
@@ -34,13 +42,18 @@
             return answer.text();
         }).then(function (text) {
             var shown = new DOMParser().parseFromString(text, "text/html");
+            var moved = false; // whether steps have changed
             document.querySelectorAll("[data-wf-live]").forEach(function (part) {
                 var name = part.getAttribute("data-wf-live");
                 var other = shown.querySelector("[data-wf-live='" + name + "']");
                 if (other && name !== "notices" && part.innerHTML !== other.innerHTML && !isBusy(part)) {
                     part.replaceChildren.apply(part, Array.from(other.childNodes));
+                    moved = moved || name === "steps";
                 }
             });
+            if (follower && OVER.indexOf(stateShown()) < 0 && (moved || stateShown() !== "parked")) {
+                follower.goOn();
+            }
         }).catch(function () {
             // It is asked again with the next event, or at the next turn.
         }).then(function () {
@@ -113,34 +126,81 @@
         }
     }
 
-    function follow(address) {
-        var state = document.getElementById("wf-live-state");
-        var source = new EventSource(address);
+    // A browser has six connections to a server for all its tabs, so only a tab in front follows, and only while there is
+    // something to follow. Each connection goes on behind the last event that was shown.
+
+    function Follower(address) {
+        var shown = document.getElementById("wf-live-state");
+        var source = null;
+        var later = null; // the timer of the next try
+        var pause = FIRST_PAUSE;
+        var last = ""; // the cursor of the last event
+        var rests = false; // all is told, until the page shows that it goes on
         var settled = false; // what happened before the page was made is in it
         var known = Date.now();
 
         function note(text) {
-            if (state) {
-                state.textContent = text;
-            }
+            shown.textContent = text;
         }
 
-        source.onopen = function () { note("live"); };
-        source.onerror = function () { note("not connected"); };
-        source.addEventListener("happened", function (event) {
-            var data = JSON.parse(event.data);
-            happened(data);
-            settled = settled || new Date(data.at).getTime() > known - 5000;
-            if (settled) {
-                refresh();
+        function take(event) {
+            last = event.lastEventId || last;
+            return JSON.parse(event.data);
+        }
+
+        function open() {
+            var made;
+            if (source || rests || document.hidden) {
+                return;
             }
-        });
-        source.addEventListener("agent", function (event) { said(JSON.parse(event.data)); });
-        source.addEventListener("over", function () {
-            source.close();
+            window.clearTimeout(later);
+            made = source = new EventSource(last ? address + "?after=" + encodeURIComponent(last) : address);
+            made.onopen = function () {
+                pause = FIRST_PAUSE;
+                note("live");
+            };
+            made.onerror = function () {
+                note("not connected");
+                // A browser tries again by itself, unless it got an answer that is no stream of events.
+                if (made === source && made.readyState === EventSource.CLOSED) {
+                    source = null;
+                    later = window.setTimeout(open, pause);
+                    pause = Math.min(LONGEST_PAUSE, 2 * pause);
+                }
+            };
+            made.addEventListener("happened", function (event) {
+                var data = take(event);
+                happened(data);
+                settled = settled || new Date(data.at).getTime() > known - 5000;
+                if (settled) {
+                    refresh();
+                }
+            });
+            made.addEventListener("agent", function (event) { said(take(event)); });
+            made.addEventListener("over", function () {
+                rests = true;
+                close();
+                refresh();
+            });
+        }
+
+        function close() {
+            window.clearTimeout(later);
+            if (source) {
+                source.close();
+                source = null;
+            }
             note("");
-            refresh();
-        });
+        }
+
+        this.open = open;
+        this.close = close;
+        this.goOn = function () {
+            if (rests) {
+                rests = false;
+                open();
+            }
+        };
     }
 
     document.addEventListener("DOMContentLoaded", function () {
@@ -149,10 +209,20 @@
         if (workflow) {
             // What a button has just done is told once, and a form that was refused is not sent again by a reload.
             window.history.replaceState(null, "", workflow.getAttribute("data-wf-page"));
-            follow(workflow.getAttribute("data-wf-events"));
+            follower = new Follower(workflow.getAttribute("data-wf-events"));
+            follower.open();
+            document.addEventListener("visibilitychange", function () {
+                if (document.hidden) {
+                    follower.close();
+                } else {
+                    follower.open();
+                    refresh();
+                }
+            });
+            window.addEventListener("pagehide", follower.close);
+            window.addEventListener("pageshow", follower.open);
             window.setInterval(function () {
-                var state = document.getElementById("wf-state");
-                if (!document.hidden && state && OVER.indexOf(state.textContent) < 0) {
+                if (!document.hidden && OVER.indexOf(stateShown()) < 0) {
                     refresh(); // times go on, too
                 }
             }, 5000);
