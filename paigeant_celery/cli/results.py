@@ -42,12 +42,22 @@ def result(context: click.Context, correlation_id: str, timeout: float, step: st
         found = WorkflowHandle(correlation_id, transport_of_app(context)).result_sync(timeout)
     except WorkflowError as error:
         raise _not_completed(error) from error
+    except TimeoutError as error:
+        raise TimeoutError(_for_shells(str(error))) from error
     if step is not None and step not in found.outputs:
         known = ", ".join(map(shown, found.outputs)) or "none"
         text = f"no step {shown(step)} of workflow {correlation_id} has an output; these have: {known}"
         raise Refused(text, code="unknown_path", ends=Exit.UNKNOWN)
     output = found.outputs[step] if step is not None else found.output
     tell(_document(correlation_id, found, output), _lines(output))
+
+
+def _for_shells(text: str) -> str:
+    """Return a text that names commands, and no calls of Python."""
+    from paigeant_celery.client.standing import ANSWERABLE
+
+    again = text.replace("; call `result` again", "; ask again")
+    return again.replace(ANSWERABLE, "`celery … paigeant inbox` has what can be answered")
 
 
 def _document(correlation_id: str, found: WorkflowResult, output: JsonValue) -> dict[str, object]:

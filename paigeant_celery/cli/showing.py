@@ -109,7 +109,7 @@ def _lines(
     failure = status.failure
     if failure is not None:
         said = "given back" if status.state == "queued" else "failed at"
-        yield f"  {said}: {shown(failure.step_id or '-')}: {shown(named(failure))}"
+        yield f"  {said}: {shown(failure.step_id or status.step_id or '-')}: {shown(named(failure))}"
         if failure.cause is not None:
             yield from shown_lines(str(failure.cause), "    ")
     yield "  steps:"
@@ -133,8 +133,9 @@ def _outlook(status: WorkflowStatus) -> Iterator[str]:
         yield f"  {label}   {shown(str(status.runner))}"
     if status.ahead:
         yield f"  before it: about {status.ahead} messages"
-    if status.last_failure is not None:
-        yield f"  last time: {shown(status.last_failure.step_id or '-')}: {status.last_failure.error_class}"
+    if status.last_failure is not None and status.failure is None:
+        step_id = status.last_failure.step_id or status.step_id or "-"
+        yield f"  last time: {shown(step_id)}: {status.last_failure.error_class}"
 
 
 def _is_lost(status: WorkflowStatus) -> bool:

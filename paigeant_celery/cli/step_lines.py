@@ -26,7 +26,7 @@ BUILT_IN = "_flow"  # the activity of blocks, waits and sleeps, which nobody has
 class BesideTree:
     """What is known of steps from elsewhere: answers that were given, by their paths, and who runs which hop.
 
-    The frames of the failure `told` are printed above the tree already.
+    The failure `told` is printed above the tree already.
     """
 
     answers: Mapping[str, Sequence[WorkflowEvent]] = field(default_factory=dict)
@@ -75,7 +75,8 @@ def _standing(step: OutlinedStep, beside: BesideTree) -> str:
         parts.append(f"again at {step.retry_at:%Y-%m-%d %H:%M:%S} UTC")
     if step.block is not None and step.state != "planned":
         parts.append(_counts(step.block))
-    why = f": {shown(named(step.failure))}" if step.failure is not None else ""
+    is_told = step.failure == beside.told and "/" not in step.path  # in a branch it also says which one failed
+    why = f": {shown(named(step.failure))}" if step.failure is not None and not is_told else ""
     return f"{', '.join(filter(None, parts))}{why}"
 
 

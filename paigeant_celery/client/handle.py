@@ -387,11 +387,12 @@ class WorkflowHandle(AnswersWaits, Forkable):
 
     def _too_slow(self, timeout: float | None) -> TimeoutError:
         status = self.status_sync()
+        ended = f"did not end within {timeout:g} s" if timeout else "has not ended"
+        begin = f"workflow {status.correlation_id} {ended}"
         if not status.in_progress:  # it ended after the last look
-            text = f"within {timeout:g} s, but is {status.state} now; call `result` again"
-            return TimeoutError(f"workflow {status.correlation_id} did not end {text}")
+            return TimeoutError(f"{begin}, but is {status.state} now; call `result` again")
         known = "; ".join(filter(None, (standing(status), self._nobody(status))))
-        return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
+        return TimeoutError(f"{begin} and goes on: {known}")
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
         """Say that nobody runs the current step, as far as this process can know; None if somebody may.

@@ -116,6 +116,21 @@ def test_the_inbox_shows_tools_and_arguments_and_what_a_terminal_would_obey_as_t
     ]
 
 
+def test_a_result_that_is_not_there_names_the_command_that_lists_what_can_be_answered(
+    call: Call, workflow_harness: WorkflowHarness
+) -> None:
+    """Whoever is on call types commands, and calls nothing in Python."""
+    asking(workflow_harness)
+
+    refused = call("result", "w")
+
+    assert refused.exit_code == 4
+    assert refused.output.startswith(
+        "Error: workflow w has not ended and goes on: step 'pay' is suspended and waits for "
+    )
+    assert refused.output.endswith("; `celery … paigeant inbox` has what can be answered\n")
+
+
 def test_an_inbox_is_read_page_by_page(call: Call, workflow_harness: WorkflowHarness) -> None:
     """An empty one says so."""
     assert call("inbox").output == "nothing waits for an answer\n"
