@@ -188,6 +188,21 @@ def test_large_envelopes_of_older_versions_come_in_several_answers(on_redis: Red
     assert on_redis.raw.counted() == {"draft": {"queued": 10}}
 
 
+def test_what_older_workflows_wait_for_is_found_and_leaves_the_list_again(on_redis: RedisBench) -> None:
+    """Who answers the approvals of before an upgrade sees them all."""
+    start_waiting(on_redis, "w")
+    on_redis.client.delete(on_redis.key("index"))
+    on_redis.client.hdel(on_redis.key("hop", "w.0"), ":age")
+    on_redis.client.hdel(on_redis.key("meta"), "listed")
+
+    while not on_redis.raw.list_older():
+        pass
+
+    assert ids(on_redis.raw.listed(WorkflowQuery(waits_for="approval"))) == ["w"]
+    on_redis.raw.cancel("w")
+    assert not on_redis.client.zrangebylex(on_redis.key("index"), "[n", "(o")
+
+
 DAMAGED: dict[str, dict[str, str | bytes]] = {
     "wf": {"created_at": "x", "updated_at": "1e99", "failure": "{", "state": "odd", "hop": "", "-updated_at": ""},
     "hop": {"attempt": "many", "queue": b"\xff", "claimed_at": "9" * 30, "owner": b"\xfe"},

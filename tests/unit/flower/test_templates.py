@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import flower
 import pytest
 
+from paigeant_celery.client.queries import INCOMPLETE
+from paigeant_celery.flower import words
+from paigeant_celery.flower.listing import AGES, STATES, _Asked
 from paigeant_celery.flower.templates import Templates, with_workflows
 
 FLOWERS = Path(flower.__file__).parent / "templates"
@@ -60,3 +65,37 @@ def test_a_bar_of_another_form_is_left_as_it_is_and_logged(caplog: pytest.LogCap
 def test_all_templates_can_be_read(name: str) -> None:
     """Ours extend Flower's, and find them."""
     assert Templates(str(FLOWERS)).load(name).name == name
+
+
+def shown(**changed: object) -> str:
+    """Return the list without workflows as Flower shows it."""
+    asked = _Asked(**dict.fromkeys(_Asked.__dataclass_fields__, ""))
+    given: dict[str, object] = {
+        "asked": asked, "items": (), "next_page": None, "refused": "", "unreadable": "", "incomplete": "", "counts": {},
+        "states": STATES, "total": 0, "activities": [], "ages": AGES, "words": words, "now": datetime.now(UTC),
+    }  # fmt: skip
+    text = (
+        Templates(str(FLOWERS))
+        .load("paigeant_workflows.html")
+        .generate(
+            **{**given, **changed},
+            **{
+                name: lambda *_, **__: ""
+                for name in ("absolute_url", "asset", "reverse_url", "static_url", "url_prefix")
+            },
+            _tt_modules=SimpleNamespace(Template=lambda *_, **__: ""),
+            handler=SimpleNamespace(),
+        )
+    )
+    return text.decode()
+
+
+def test_a_list_says_what_it_lacks() -> None:
+    """Right after an upgrade, or beside a damaged record, nobody believes that there is nothing else."""
+    assert "There are no workflows yet." in shown()
+    assert "alert" not in shown()
+    assert "Not all workflows are here: those that an older version recorded are being added" in shown(
+        incomplete=INCOMPLETE
+    )
+    assert "Left out, because their records cannot be read: order-3." in shown(unreadable="order-3")
+    assert "None of those looked at fits; there are more." in shown(next_page="0:order-1")
