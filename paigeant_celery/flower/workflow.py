@@ -14,7 +14,7 @@ from paigeant_celery.flower import words
 from paigeant_celery.flower.base import Page
 from paigeant_celery.flower.reading import Reading, output_at, read_workflow
 
-__all__ = ["OneWorkflow", "Output", "Workflow"]
+__all__ = ["OneWorkflow", "Output", "Workflow", "standing"]
 
 # What a button did, by the word in the address to which it leads: no text of anybody stands in an address.
 DONE = {
@@ -87,20 +87,19 @@ def _values(reading: Reading, *, content: bool) -> dict[str, Any]:
         "pending": reading.pending,
         "unreadable": reading.unreadable,
         "total": total,
-        "stuck": getattr(status, "stuck", None),
-        "notes": list(_standing(status, content=content)),
+        "stuck": status.stuck,
+        "notes": list(standing(status, content=content)),
         "parked": sum(row.may_retry for row in reading.rows),
         "waits": [(row.path, wait) for row in reading.rows for wait in row.waits],
     }
 
 
-def _standing(status: WorkflowStatus, *, content: bool) -> Iterator[str]:
-    """Say who runs the current step, or what is before it."""
-    runner, ahead, failure = (getattr(status, name, None) for name in ("runner", "ahead", "last_failure"))
-    if runner is not None:
-        yield f"it {runner.told}"
-    if ahead:
-        yield f"about {ahead:,} messages of its queue are before it"
-    if failure is not None and status.state == "queued":
-        text = f": {words.cut(failure.text, 300)}" if content else ""
-        yield f"its last attempt failed with {failure.error_class}{text}"
+def standing(status: WorkflowStatus, *, content: bool) -> Iterator[str]:
+    """Say who runs the current step, or what is before it; what an error says only if `content` may be seen."""
+    if status.runner is not None:
+        yield f"it {status.runner.told}"
+    if status.ahead:
+        yield f"about {status.ahead:,} messages of its queue are before it"
+    if status.last_failure is not None and status.state == "queued":
+        text = f": {words.cut(status.last_failure.text, 300)}" if content else ""
+        yield f"its last attempt failed with {status.last_failure.error_class}{text}"

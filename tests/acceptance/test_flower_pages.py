@@ -227,6 +227,7 @@ def test_what_an_agent_says_appears_while_it_says_it(flower: FlowerPages, browse
         expect(agents).to_contain_text("Cats purr")
         expect(agents).not_to_contain_text("content")
         shows(page, "running")
+        expect(page.locator("#wf-standing")).to_contain_text("it runs in process", timeout=IN_STATE)
         picture(page, "running")
 
         gate.touch()
@@ -344,6 +345,15 @@ def test_a_fork_leads_to_the_workflow_that_it_was_made_of(flower: FlowerPages, b
         expect(page.get_by_text("from its step second on")).to_be_visible()
         page.get_by_role("link", name=handle.correlation_id).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(handle.correlation_id)
+
+
+def test_a_page_says_that_no_worker_serves_the_step(flower: FlowerPages, browser: Browser) -> None:
+    """Otherwise one waits for ever, for a worker that somebody forgot to start."""
+    handle = flower.dispatch(FunctionSpec("nobodys"))
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        expect(page.locator("#wf-stuck")).to_contain_text("nobodys", timeout=IN_STATE)
+    assert handle.cancel_sync()
 
 
 def test_a_step_leads_to_its_task(flower: FlowerPages, browser: Browser) -> None:

@@ -5,8 +5,11 @@ They need no server: a view's dispatch is recorded in memory, and the test kit t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
+from django.contrib.auth.models import Permission, User
 from django.db import transaction
 from django.test import TestCase, TransactionTestCase
 from pydantic_ai import ToolDenied
@@ -15,7 +18,7 @@ from examples.django_project.complaints.agents import clerk, correspondent, file
 from examples.django_project.complaints.models import Complaint, Payment
 from examples.django_project.complaints.views import ComplaintForm
 from examples.django_project.complaints.workflows import begin, handle_of
-from paigeant_celery import AskedCall, UnknownWorkflow
+from paigeant_celery import AskedCall, Failure, UnknownWorkflow, Unreachable, WorkflowHandle
 from paigeant_celery.testing import WorkflowHarness
 
 GIVEN = {"customer": "Ann", "text": "My kettle leaks: 39.90. I also want 180.00 back for the sofa."}
@@ -64,6 +67,42 @@ class ViewTests(TestCase):
 
         self.assertEqual(answers, [403] * 3)
         self.assertEqual(handle_of(made).status_sync().state, "queued")
+
+    def test_only_whoever_may_pay_reads_what_an_error_says(self) -> None:
+        made = ComplaintForm(GIVEN).save()
+        error = Failure(step_id="clerk", error_class="ValueError", text="the account of Ann is 12345")
+        begin(made)
+        for state in ("parked", "retrying", "failed"):
+            standing = replace(handle_of(made).status_sync(), state=state, failure=error)
+            with patch.object(WorkflowHandle, "status_sync", return_value=standing):
+                self.client.logout()
+                for_all = self.client.get(f"/{made.pk}/")
+                self.client.force_login(payer())
+                for_payers = self.client.get(f"/{made.pk}/")
+
+            self.assertContains(for_all, "ValueError")
+            self.assertNotContains(for_all, "12345")
+            self.assertContains(for_payers, "12345")
+
+    def test_a_store_that_is_away_is_said_on_the_page_whatever_is_pressed(self) -> None:
+        made = ComplaintForm(GIVEN).save()
+        self.client.force_login(payer())
+        given = {"call": "1", "answer": "yes", "amount": "1.00"}
+        away = Unreachable("store", "redis://example", "refused")
+
+        for what, method in (("answer", "pending_sync"), ("cancel", "cancel_sync"), ("again", "redrive_sync")):
+            with patch.object(WorkflowHandle, method, side_effect=away):
+                answer = self.client.post(f"/{made.pk}/{what}/", given)
+
+            self.assertContains(answer, "The store does not answer", status_code=503)
+            self.assertContains(answer, f'content="1; url=/{made.pk}/"', status_code=503)
+
+
+def payer() -> User:
+    """Return somebody who may make payments."""
+    made, _ = User.objects.get_or_create(username="Pat")
+    made.user_permissions.add(Permission.objects.get(codename="add_payment"))
+    return made
 
 
 class WorkflowTests(TransactionTestCase):  # steps have connections of their own, which see what is committed

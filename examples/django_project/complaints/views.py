@@ -69,7 +69,7 @@ def complaint(request: HttpRequest, key: UUID) -> HttpResponse:
     except UnknownWorkflow:
         context["missing"] = True
     except Unreachable:
-        return render(request, "complaints/complaint.html", {**context, "away": True}, status=503)
+        return away(request, shown)
     return render(request, "complaints/complaint.html", context)
 
 
@@ -101,6 +101,8 @@ def answer(request: HttpRequest, key: UUID) -> HttpResponse:
             done = handle.deny_sync(token, call.id, message=given["reason"] or "no reason was given", by=by)
     except (KeyError, UnknownWait, UnknownWorkflow):
         return back(request, asked_about, "Nobody asks this any more.")
+    except Unreachable:
+        return away(request, asked_about)
     return back(request, asked_about, "" if done.taken else "Somebody else was faster.")
 
 
@@ -109,7 +111,11 @@ def answer(request: HttpRequest, key: UUID) -> HttpResponse:
 def cancel(request: HttpRequest, key: UUID) -> HttpResponse:
     """Cancel the workflow of a complaint."""
     cancelled = get_object_or_404(Complaint, pk=key)
-    return back(request, cancelled, "" if handle_of(cancelled).cancel_sync() else "It had ended before.")
+    try:
+        done = handle_of(cancelled).cancel_sync()
+    except Unreachable:
+        return away(request, cancelled)
+    return back(request, cancelled, "" if done else "It had ended before.")
 
 
 @require_POST
@@ -117,9 +123,17 @@ def cancel(request: HttpRequest, key: UUID) -> HttpResponse:
 def again(request: HttpRequest, key: UUID) -> HttpResponse:
     """Begin a workflow that was not begun, or let one that was set aside go on."""
     stuck = get_object_or_404(Complaint, pk=key)
-    begin(stuck)
-    handle_of(stuck).redrive_sync()
+    try:
+        begin(stuck)
+        handle_of(stuck).redrive_sync()
+    except Unreachable:
+        return away(request, stuck)
     return back(request, stuck)
+
+
+def away(request: HttpRequest, shown: Complaint) -> HttpResponse:
+    """Say that the store does not answer; whether what was asked for is done is seen once it does."""
+    return render(request, "complaints/complaint.html", {"complaint": shown, "away": True}, status=503)
 
 
 def back(request: HttpRequest, shown: Complaint, problem: str = "") -> HttpResponse:
