@@ -24,7 +24,7 @@ from tests.support.processes import START_WITHIN, Deployment, Process, deploymen
 
 POOLS = ("prefork", "threads")
 LOG_SIZE = {"prefork": 4096, "threads": 0}  # with 0 the records of all steps but the last leave the message
-LEASE = 0.6  # seconds; short, so that a run of ten leases is still a short test
+LEASE = 1.0  # seconds; short, so that a run of ten leases is a short test; longer than a busy machine stalls
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
