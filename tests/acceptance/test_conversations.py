@@ -1,4 +1,4 @@
-"""A conversation whose workers are killed between any two effects of a step: each turn is paid for and heard once."""
+"""A conversation whose workers are killed between any two effects of a step: each turn is heard once."""
 
 from __future__ import annotations
 
@@ -52,5 +52,7 @@ def test_a_killed_worker_leaves_each_turn_in_the_history_once(talking: Deploymen
     }  # fmt: skip
     assert len(handle.conversation_sync("talk")) == 6
     assert len(handle.conversation_sync(conversation_id=f"talk {point}")) == 2
-    ran = Counter(hop_id for hop_id in talking.runs() if hop_id.startswith(correlation_id))
-    assert ran == {f"{correlation_id}.{place}": 1 for place in range(4)}
+    asked = Counter(hop_id for hop_id in talking.runs() if hop_id.startswith(correlation_id))
+    first = asked.pop(f"{correlation_id}.0")
+    assert first == 1 or (first == 2 and point == "ran")  # its answer may still have been in flight, see guarantees.md
+    assert asked == {f"{correlation_id}.{place}": 1 for place in (1, 2, 3)}
