@@ -29,6 +29,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 __all__ = [
     "INTERRUPTED",
     "Unexpected",
+    "checked_model",
     "command_line",
     "expect",
     "given_text",
@@ -88,6 +89,18 @@ def given_text(words: list[str]) -> str:
     if not any(character.isalpha() for character in text):
         sys.exit("please give a text that has at least one word")
     return text.strip()
+
+
+def checked_model(name: str) -> str:
+    """Return the name of a model if there is such a one; raises `Unexpected` with what is wrong with name or key."""
+    from pydantic_ai.exceptions import UserError  # an example that only dispatches needs no agent library
+    from pydantic_ai.models import infer_model
+
+    try:
+        infer_model(name)
+    except (UserError, ValueError, ImportError) as error:
+        raise Unexpected(str(error)) from error
+    return name
 
 
 @asynccontextmanager

@@ -19,10 +19,13 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls
 from examples.common_words import EVERYDAY_WORDS, STOP_WORDS
 
 __all__ = [
+    "Answering",
     "answer",
     "keywords",
     "local_model",
+    "own_prompt",
     "previous_output",
+    "previous_text",
     "prompt_of",
     "sentences",
     "stems",
@@ -67,12 +70,23 @@ def prompt_of(messages: list[ModelMessage]) -> str:
     )
 
 
+def own_prompt(messages: list[ModelMessage]) -> str:
+    """Return the user prompt without the previous step's output at its end."""
+    whole, own = prompt_of(messages), PREVIOUS.sub("", prompt_of(messages))
+    return own if own == whole else own.rpartition("\n")[0].rstrip()  # the line in front of that says what it is
+
+
 def previous_output(messages: list[ModelMessage], type_: type[ModelT]) -> ModelT:
     """Return the previous step's output from the block at the end of the prompt."""
+    return type_.model_validate_json(previous_text(messages))
+
+
+def previous_text(messages: list[ModelMessage]) -> str:
+    """Return the previous step's output as it stands there: a text as it is, everything else as JSON."""
     block = PREVIOUS.search(prompt_of(messages))
     if block is None:
         raise ValueError("the prompt has no output of a previous step")
-    return type_.model_validate_json(block[1])
+    return block[1]
 
 
 def answer(info: AgentInfo, output: BaseModel) -> ModelResponse:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paigeant_celery.activities.celery_tasks import TaskActivity
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import FunctionActivity, activity
+    from paigeant_celery.activities.log_fields import WorkflowLogFilter
     from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
     from paigeant_celery.agents.agent_events import agent_events
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
@@ -21,13 +22,31 @@ if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
+    from paigeant_celery.client.documents import (
+        diff_documents,
+        dispatch_document,
+        dispatch_document_sync,
+        export_document,
+        export_document_sync,
+        lint_document,
+    )
+    from paigeant_celery.client.edits import EditedWorkflow, edit_workflow, edit_workflow_sync
     from paigeant_celery.client.handle import WorkflowHandle
     from paigeant_celery.client.inbox import Inbox
+    from paigeant_celery.client.queries import (
+        ActivityTimes,
+        Histogram,
+        WorkflowCounts,
+        WorkflowPage,
+        Workflows,
+        WorkflowSummary,
+    )
     from paigeant_celery.client.readings import (
         Answered,
         BranchStatus,
         GivenAnswer,
         PendingWait,
+        Runner,
         WaitingFor,
         WorkflowResult,
         WorkflowStatus,
@@ -37,6 +56,9 @@ if TYPE_CHECKING:
     from paigeant_celery.core.block_steps import for_each, parallel, sub_workflow
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
+    from paigeant_celery.core.document_changes import DocumentChange
+    from paigeant_celery.core.document_errors import EditRefused, Finding, InvalidDocument
+    from paigeant_celery.core.documents import read_document, write_document
     from paigeant_celery.core.errors import (
         ConfigurationError,
         DuplicateActivity,
@@ -85,6 +107,7 @@ if TYPE_CHECKING:
         RoutingSlip,
         TaskSpec,
     )
+    from paigeant_celery.core.slip_document import SlipDocument
     from paigeant_celery.core.steps import ActivitySpec, BlockSpec, Branch, FunctionSpec
     from paigeant_celery.core.task_steps import TaskSignature
     from paigeant_celery.core.wait_errors import (
@@ -95,16 +118,18 @@ if TYPE_CHECKING:
         WaitTimedOut,
         WorkflowWaits,
     )
-    from paigeant_celery.store.port import DeadLetter, Store
+    from paigeant_celery.store.port import DeadLetter, Store, WorkflowOrigin
     from paigeant_celery.worker.celery_tasks import register_task
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
+    from paigeant_celery.worker.schedules import schedule_entry
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.steps",
+    "ActivityTimes": "client.queries",
     "Answered": "client.readings",
     "AskedCall": "core.about",
     "BlockFailed": "core.block_errors",
@@ -118,18 +143,24 @@ _HOME = {
     "ConfigurationError": "core.errors",
     "DeadLetter": "store.port",
     "DeadLetters": "client.dead_letters",
+    "DocumentChange": "core.document_changes",
     "DuplicateActivity": "core.errors",
     "Earlier": "core.slip",
+    "EditRefused": "core.document_errors",
+    "EditedWorkflow": "client.edits",
     "EmptyItinerary": "core.errors",
     "ExecutedStep": "core.slip",
     "Failure": "core.flow",
+    "Finding": "core.document_errors",
     "Frame": "core.causes",
     "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.steps",
     "GivenAnswer": "client.readings",
+    "Histogram": "client.queries",
     "HopFailed": "core.errors",
     "Inbox": "client.inbox",
     "InvalidAnswer": "core.wait_errors",
+    "InvalidDocument": "core.document_errors",
     "InvalidInput": "core.errors",
     "JoinMissed": "core.block_errors",
     "Later": "core.slip",
@@ -149,10 +180,12 @@ _HOME = {
     "RegisteredActivity": "core.slip",
     "ReplayedError": "core.errors",
     "RoutingSlip": "core.slip",
+    "Runner": "client.readings",
     "Runway": "agents.agent",
     "Settings": "core.settings",
     "SignalRefused": "core.wait_errors",
     "SleepSpec": "core.flow_steps",
+    "SlipDocument": "core.slip_document",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "Store": "store.port",
@@ -178,6 +211,7 @@ _HOME = {
     "WorkflowCancelled": "core.errors",
     "WorkflowConflict": "core.errors",
     "WorkflowContext": "activities.context",
+    "WorkflowCounts": "client.queries",
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
     "WorkflowError": "core.errors",
@@ -185,29 +219,46 @@ _HOME = {
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
+    "WorkflowLogFilter": "activities.log_fields",
+    "WorkflowOrigin": "store.port",
+    "WorkflowPage": "client.queries",
     "WorkflowParked": "core.errors",
     "WorkflowResult": "client.readings",
     "WorkflowStatus": "client.readings",
+    "WorkflowSummary": "client.queries",
     "WorkflowWaits": "core.wait_errors",
+    "Workflows": "client.queries",
     "activity": "activities.functions",
     "agent_events": "agents.agent_events",
+    "diff_documents": "client.documents",
+    "dispatch_document": "client.documents",
+    "dispatch_document_sync": "client.documents",
+    "edit_workflow": "client.edits",
+    "edit_workflow_sync": "client.edits",
+    "export_document": "client.documents",
+    "export_document_sync": "client.documents",
     "for_each": "core.block_steps",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "worker.install",
+    "lint_document": "client.documents",
     "parallel": "core.block_steps",
+    "read_document": "core.documents",
     "register_agent": "agents.agent",
     "register_task": "worker.celery_tasks",
+    "schedule_entry": "worker.schedules",
     "sleep_for": "core.flow_steps",
     "sleep_until": "core.flow_steps",
     "sub_workflow": "core.block_steps",
     "wait_for": "core.flow_steps",
     "workflow_context": "activities.context",
+    "write_document": "core.documents",
 }
 
 __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
+    "ActivityTimes",
     "Answered",
     "AskedCall",
     "BlockFailed",
@@ -221,18 +272,24 @@ __all__ = [
     "ConfigurationError",
     "DeadLetter",
     "DeadLetters",
+    "DocumentChange",
     "DuplicateActivity",
     "Earlier",
+    "EditRefused",
+    "EditedWorkflow",
     "EmptyItinerary",
     "ExecutedStep",
     "Failure",
+    "Finding",
     "Frame",
     "FunctionActivity",
     "FunctionSpec",
     "GivenAnswer",
+    "Histogram",
     "HopFailed",
     "Inbox",
     "InvalidAnswer",
+    "InvalidDocument",
     "InvalidInput",
     "JoinMissed",
     "Later",
@@ -252,10 +309,12 @@ __all__ = [
     "RegisteredActivity",
     "ReplayedError",
     "RoutingSlip",
+    "Runner",
     "Runway",
     "Settings",
     "SignalRefused",
     "SleepSpec",
+    "SlipDocument",
     "StepOutput",
     "StepPolicy",
     "Store",
@@ -281,6 +340,7 @@ __all__ = [
     "WorkflowCancelled",
     "WorkflowConflict",
     "WorkflowContext",
+    "WorkflowCounts",
     "WorkflowDependencies",
     "WorkflowDispatcher",
     "WorkflowError",
@@ -288,24 +348,40 @@ __all__ = [
     "WorkflowFailed",
     "WorkflowHandle",
     "WorkflowLimits",
+    "WorkflowLogFilter",
+    "WorkflowOrigin",
+    "WorkflowPage",
     "WorkflowParked",
     "WorkflowResult",
     "WorkflowStatus",
+    "WorkflowSummary",
     "WorkflowWaits",
+    "Workflows",
     "activity",
     "agent_events",
+    "diff_documents",
+    "dispatch_document",
+    "dispatch_document_sync",
+    "edit_workflow",
+    "edit_workflow_sync",
+    "export_document",
+    "export_document_sync",
     "for_each",
     "get_transport",
     "idempotency_key",
     "install",
+    "lint_document",
     "parallel",
+    "read_document",
     "register_agent",
     "register_task",
+    "schedule_entry",
     "sleep_for",
     "sleep_until",
     "sub_workflow",
     "wait_for",
     "workflow_context",
+    "write_document",
 ]
 
 

@@ -8,6 +8,8 @@ Put `pytest_plugins = ["paigeant_celery.testing"]` into the top `conftest.py`, t
 
         assert result.outputs["writer"] == "a draft"
 
+Without pytest, as in tests of Django, make a `WorkflowHarness()` in each test.
+
 Hops go through the code that a worker runs: guard, claim, run, decide, commit. Only the broker is missing:
 published messages wait in `pending` until they are delivered. Nobody waits for time, and `answers` stand for people:
 
@@ -17,10 +19,8 @@ published messages wait in `pending` until they are delivered. Nobody waits for 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-
-import pytest
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
@@ -291,7 +291,16 @@ class _HarnessTransport:
         return True
 
 
-@pytest.fixture
+def _as_fixture(make: Callable[[], WorkflowHarness]) -> object:
+    """Return what pytest calls; the tests of Django and others, which have no pytest, make a harness themselves."""
+    try:
+        import pytest
+    except ModuleNotFoundError:
+        return make
+    return pytest.fixture(make)
+
+
+@_as_fixture
 def workflow_harness() -> WorkflowHarness:
     """Return a harness with an empty store and the default settings."""
     return WorkflowHarness()

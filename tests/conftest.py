@@ -6,10 +6,11 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 
+from tests.support.browser import Browser, NoBrowser, chromium
 from tests.support.hurrying import hurry
 from tests.support.sentinels import SentinelGroup, sentinel_group
 from tests.support.servers import (
@@ -23,11 +24,17 @@ from tests.support.servers import (
     redis_server,
     tls_server,
 )
+from tests.support.starting import heed_interrupts
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 S = TypeVar("S")
 
 
 pytest_plugins = ["tests.support.running"]
+
+heed_interrupts()
 
 
 @pytest.fixture(scope="session")
@@ -108,14 +115,28 @@ def impatient_rabbit() -> Iterator[RabbitServer]:
         yield _enter(stack, rabbit_server(consumer_timeout=2000, channel_tick_interval=1000))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Start a headless Chromium. While it runs, this thread has an event loop, so tests of the file start none."""
+    with ExitStack() as stack:
+        yield _enter(stack, chromium())
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """Open a page without cookies. The test fails if a script of it failed, or anything came from another machine."""
+    with browser.page() as opened:
+        yield opened
+
+
 def _enter(stack: ExitStack, server: AbstractContextManager[S]) -> S:
     try:
         return stack.enter_context(server)
-    except NoServer as error:
+    except (NoServer, NoBrowser) as error:
         _without(error)
 
 
-def _without(error: NoServer) -> NoReturn:
+def _without(error: Exception) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(str(error))
     pytest.skip(str(error))

@@ -22,7 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.approvals import ledger
 from examples.approvals.refunds import LIMIT, refunds_in
-from examples.console import Unexpected, command_line, expect, given_text, parse, reporting, show_outputs, show_slip
+from examples.console import (
+    Unexpected,
+    checked_model,
+    command_line,
+    expect,
+    given_text,
+    parse,
+    reporting,
+    show_outputs,
+    show_slip,
+)
 from examples.processes import Process, redis_server, worker
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
 
@@ -106,18 +116,6 @@ def check(text: str, handle: WorkflowHandle, *, model: str) -> None:
     answered = sum(event.type == "answered" for event in handle.events_sync())
     expect(answered == len(decided), f"{len(decided)} answers were given, and {answered} recorded")
     print(f"\nPaid, each once: {len(paid)}. Decided by a person: {len(decided)}.")
-
-
-def checked_model(name: str) -> str:
-    """Return the name of a model if there is such a one; raises `Unexpected` with what is wrong with name or key."""
-    from pydantic_ai.exceptions import UserError  # nothing else here needs an agent library
-    from pydantic_ai.models import infer_model
-
-    try:
-        infer_model(name)
-    except (UserError, ValueError, ImportError) as error:
-        raise Unexpected(str(error)) from error
-    return name
 
 
 def show(what: str, text: str) -> None:

@@ -45,6 +45,13 @@ class Making:
             (of, run), frame = _run_in(frame), frame.f_back
         return cls(subject=subject, calls=tuple(calls), of=of or " ".join(calls), run=run)
 
+    @property
+    def module(self) -> str | None:
+        """The name of the module in whose body it was made; None if it was made elsewhere."""
+        namespace = self.run[1] if len(self.run) > 1 else None
+        name = namespace.get("__name__") if isinstance(namespace, dict) else None
+        return name if isinstance(name, str) else None
+
     def replaces(self, earlier: Making) -> bool:
         """Say whether the earlier one is out of date: of the same object, or made by another run of the same thing.
 

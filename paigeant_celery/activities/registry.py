@@ -162,7 +162,7 @@ def check_name(name: object) -> None:
         text = f"{name[:64]!r} cannot name a queue and a task; a name has {ACTIVITY_NAME_RULE}. Pass another `name=`"
         raise InvalidInput("bad_agent_name", "name", text)
     if not is_free_name(name):
-        text = f"{name!r} is the activity of the waits and sleeps of workflows. Pass another `name=`"
+        text = f"{name!r} is the name of a task of our own. Pass another `name=`"
         raise InvalidInput("bad_agent_name", "name", text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
@@ -165,6 +166,17 @@ class AgentActivity:
         if conversation is None:
             return recorded
         return replace(recorded, said=await asyncio.to_thread(said_by, ran.said))
+
+    @property
+    def model(self) -> object:
+        """The agent's own model, or its name."""
+        return getattr(self._agent, "model", None)
+
+    def giving(self, deps: object) -> AgentActivity:
+        """Return the activity with these deps for each step, whatever the step has and whatever makes deps of it."""
+        other = copy.copy(self)
+        other._deps_factory = lambda _data, _context: nullcontext(deps)
+        return other
 
     async def cancel_jobs(self, records: Mapping[str, str]) -> None:
         """Cancel the jobs that the agent's own runs slept for; its model alone is asked.

@@ -21,6 +21,7 @@ from paigeant_celery.store.port import Store
 __all__ = ["said_of", "unfinished_in", "watch"]
 
 MOST_NAMED = 5
+RUNNERS = ("pytest", "django.test.runner")  # tests dispatch without wanting an end; `unittest` is loaded elsewhere, too
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _with_message(names: Names) -> Iterator[str]:
 
 
 def _say(**_: object) -> None:
-    if "pytest" in sys.modules:  # tests dispatch without wanting an end
+    if any(runner in sys.modules for runner in RUNNERS):
         return
     left = [workflow for each in _watched for workflow in each.left()]
     _watched.clear()  # some processes come here twice

@@ -28,8 +28,15 @@ class Outbox:
 
     def record_of(self, message: PaigeantMessage, envelope: str) -> HopRecord:
         """Return what must be recorded to send the hop that `message` asks for; `envelope` is its text."""
-        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
-        return HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
+        step = message.step
+        return HopRecord(
+            hop_id=message.message_id,
+            queue=self._publisher.queue_for(step.activity, step.queue),
+            envelope=envelope,
+            digest=sha256(envelope),
+            activity=step.activity,
+            step_id=step.step_id or "",
+        )
 
     def begin(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> Sending[None]:
         """Have the message of a recorded hop sent, without waiting for the broker.

@@ -1,15 +1,19 @@
-"""Traces of OpenTelemetry and Sentry across hops, if the process uses them; otherwise nothing."""
+"""Traces of OpenTelemetry and Sentry across hops, if the process uses them; otherwise nothing.
+
+`broker/spans.py` makes the spans of a workflow. Here they are carried from process to process.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-__all__ = ["current_trace", "hop_trace", "workflow_trace"]
+from paigeant_celery.broker.harmless import harmless
 
-_AS_IT_IS = nullcontext()
+__all__ = ["current_trace", "workflow_trace"]
+
 SENTRY, BAGGAGE = "sentry-trace", "baggage"  # headers; OpenTelemetry uses the second one, too
 
 
@@ -17,19 +21,16 @@ def current_trace() -> dict[str, str]:
     """Return the trace context to send along, or nothing if there is none."""
     carrier: dict[str, str] = {}
     if "opentelemetry" in sys.modules:
-        from opentelemetry import propagate
+        with harmless:
+            from opentelemetry import propagate
 
-        propagate.inject(carrier)
-    if (sentry := _sentry()) is not None and (sentry_trace := sentry.get_traceparent()) is not None:
-        carrier[SENTRY] = sentry_trace
-        entries = (carrier.get(BAGGAGE), sentry.get_baggage())
-        carrier[BAGGAGE] = ",".join(entry for entry in entries if entry)
+            propagate.inject(carrier)
+    with harmless:
+        if (sentry := _sentry()) is not None and (sentry_trace := sentry.get_traceparent()) is not None:
+            carrier[SENTRY] = sentry_trace
+            entries = (carrier.get(BAGGAGE), sentry.get_baggage())
+            carrier[BAGGAGE] = ",".join(entry for entry in entries if entry)
     return carrier
-
-
-def hop_trace(carrier: Mapping[str, str]) -> AbstractContextManager[None]:
-    """Make a received trace context the parent of spans made inside the block, unless the hop has a span of its own."""
-    return _attached(carrier) if carrier and _trace_id(None) == 0 else _AS_IT_IS
 
 
 @contextmanager
@@ -39,15 +40,21 @@ def workflow_trace(carrier: Mapping[str, str]) -> Iterator[None]:
     So a message that is sent again, by a sweep or by another request, stays in the trace of its workflow.
     """
     with ExitStack() as stack:
-        if carrier and _trace_id(carrier) not in (0, _trace_id(None)):
-            stack.enter_context(_attached(carrier))
-        if SENTRY in carrier and (sentry := _sentry()) is not None:
-            current = sentry.get_traceparent() or ""
-            if current.partition("-")[0] != carrier[SENTRY].partition("-")[0]:
-                stack.enter_context(sentry.isolation_scope())
-                continued = sentry.continue_trace(dict(carrier), op="queue.submit.celery", name="send a hop again")
-                stack.enter_context(sentry.start_transaction(continued))  # outside of one, it sends no headers along
+        with harmless:
+            if carrier and _trace_id(carrier) not in (0, _trace_id(None)):
+                stack.enter_context(_attached(carrier))
+        with harmless:
+            if SENTRY in carrier and (sentry := _sentry()) is not None:
+                _continue_in_sentry(sentry, carrier, stack)
         yield
+
+
+def _continue_in_sentry(sentry: Any, carrier: Mapping[str, str], stack: ExitStack) -> None:
+    current = sentry.get_traceparent() or ""
+    if current.partition("-")[0] != carrier[SENTRY].partition("-")[0]:
+        stack.enter_context(sentry.isolation_scope())
+        continued = sentry.continue_trace(dict(carrier), op="queue.submit.celery", name="send a hop again")
+        stack.enter_context(sentry.start_transaction(continued))  # outside of one, it sends no headers along
 
 
 @contextmanager

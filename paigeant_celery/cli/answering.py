@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import click
 
-from paigeant_celery.cli.asking import reading, shown, transport_of_app
+from paigeant_celery.cli.asking import transport_of_app
+from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -29,35 +32,45 @@ by = click.option("--by", default=_user, help="Who answers; the user of the shel
 call = click.option("--call", metavar="ID", help="Only this call of a tool; by default all that are open.")
 
 
-@click.command()
+@command()
 @click.option("--limit", default=100, show_default=True, help="List at most this many, oldest first.")
 @click.option("--after", metavar="CURSOR", help="List those that come after the cursor of an earlier list.")
 @click.pass_context
 def inbox(context: click.Context, limit: int, after: str | None) -> None:
     """List what workflows wait for, with the tokens that answer it: show them to nobody who may not answer."""
-    found = reading(lambda: _inbox(context).pending_sync(limit=limit, after=after))
+    found = _inbox(context).pending_sync(limit=limit, after=after)
+    further = found[-1].cursor if found and len(found) == limit else None
+    tell({"waits": [_document(wait) for wait in found], "next": further}, _listed(found, further))
+
+
+def _document(wait: PendingWait) -> dict[str, object]:
+    """Return a wait as JSON has it; its cursor is `next` of a list."""
+    return {each.name: getattr(wait, each.name) for each in fields(wait) if each.name != "cursor"}
+
+
+def _listed(found: Sequence[PendingWait], further: str | None) -> Iterator[str]:
     for wait in found:
-        _list(wait)
+        yield from _told(wait)
     if not found:
-        click.echo("nothing waits for an answer")
-    elif len(found) == limit:
-        click.echo(f"there may be more; add --after '{found[-1].cursor}'")
+        yield "nothing waits for an answer"
+    elif further is not None:
+        yield f"there may be more; add --after '{further}'"
 
 
-def _list(wait: PendingWait) -> None:
+def _told(wait: PendingWait) -> Iterator[str]:
     until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC" if wait.until is not None else ""
     what = "signal " if wait.kind == "signal" else ""
-    click.echo(wait.token)
+    yield wait.token
     step = f"step {shown(wait.step_id) or '-'} ({wait.activity or '-'})"
-    click.echo(f"  workflow {wait.workflow}, {step}: {what}{shown(wait.name)}")
-    click.echo(f"  since {wait.since:%Y-%m-%d %H:%M:%S} UTC{until}")
+    yield f"  workflow {wait.workflow}, {step}: {what}{shown(wait.name)}"
+    yield f"  since {wait.since:%Y-%m-%d %H:%M:%S} UTC{until}"
     if wait.question is not None:
-        click.echo(f"  question: {shown(wait.question)}")
+        yield f"  question: {shown(wait.question)}"
     for each in wait.calls:
-        click.echo(f"  {each.kind} {shown(each.id)}: {shown(each.tool)} {_json(each.arguments)}")
+        yield f"  {each.kind} {shown(each.id)}: {shown(each.tool)} {_json(each.arguments)}"
 
 
-@click.command()
+@command()
 @click.argument("token")
 @call
 @click.option("--args", "override_args", metavar="JSON", help="All arguments, in place of those that were asked for.")
@@ -66,10 +79,10 @@ def _list(wait: PendingWait) -> None:
 def approve(context: click.Context, token: str, call: str | None, override_args: str | None, by: str) -> None:
     """Approve the calls of tools that a wait is about."""
     given = _read_arguments(override_args) if override_args is not None else None
-    _tell(reading(lambda: _inbox(context).approve_sync(token, call, override_args=given, by=by)))
+    _tell(_inbox(context).approve_sync(token, call, override_args=given, by=by))
 
 
-@click.command()
+@command()
 @click.argument("token")
 @call
 @click.option("--message", help="What the model is told.")
@@ -77,10 +90,10 @@ def approve(context: click.Context, token: str, call: str | None, override_args:
 @click.pass_context
 def deny(context: click.Context, token: str, call: str | None, message: str | None, by: str) -> None:
     """Deny the calls of tools that a wait is about."""
-    _tell(reading(lambda: _inbox(context).deny_sync(token, call, message=message, by=by)))
+    _tell(_inbox(context).deny_sync(token, call, message=message, by=by))
 
 
-@click.command()
+@command()
 @click.argument("token")
 @click.argument("payload", metavar="JSON", required=False)
 @click.option("--failed", metavar="REASON", help="Say that there will be no answer, and why.")
@@ -89,15 +102,16 @@ def deny(context: click.Context, token: str, call: str | None, message: str | No
 def answer(context: click.Context, token: str, payload: str | None, failed: str | None, by: str) -> None:
     """Answer a wait with JSON, or say with --failed that there will be no answer."""
     if (payload is None) == (failed is None):
-        raise click.ClickException("give either JSON or `--failed REASON`; a text is written '\"so\"'")
+        text = "give either JSON or `--failed REASON`; a text is written '\"so\"'"
+        raise Refused(text, code="usage", ends=Exit.USAGE)
     if failed is not None:
-        _tell(reading(lambda: _inbox(context).fail_sync(token, failed, by=by)))
+        _tell(_inbox(context).fail_sync(token, failed, by=by))
         return
     given = _read(payload or "")
-    _tell(reading(lambda: _inbox(context).resolve_sync(token, given, by=by)))
+    _tell(_inbox(context).resolve_sync(token, given, by=by))
 
 
-@click.command()
+@command()
 @click.argument("correlation_id")
 @click.argument("name")
 @click.argument("payload", metavar="[JSON]", default="null")
@@ -118,24 +132,28 @@ def signal(
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle, given = WorkflowHandle(correlation_id, transport_of_app(context)), _read(payload)
-    _tell(reading(lambda: handle.signal_sync(name, given, path=path, signal_id=signal_id, by=by)))
+    _tell(handle.signal_sync(name, given, path=path, signal_id=signal_id, by=by))
 
 
 def _tell(told: Answered) -> None:
     """Say what an answer did; the command fails if it does not count."""
+    if not told.taken:
+        raise Refused(_why_not(told), code=told.outcome, more=asdict(told))
+    still = f"; still open: {', '.join(map(shown, told.open))}"
+    what = {
+        "recorded": f"this counts{still}",
+        "kept": "the signal is kept until a step waits for it",
+        "repeated": "a signal with this id was taken before; nothing is changed",
+    }.get(told.outcome, "the workflow goes on")
+    tell(told, [what])
+
+
+def _why_not(told: Answered) -> str:
     if told.outcome == "late":
-        raise click.ClickException("too late: the time of the wait is over, or its step has ended")
-    if told.outcome == "answered":
-        first = f": {_answer(told.first)}" if told.first is not None else ""
-        left = f"; still open: {', '.join(map(shown, told.open))}" if any(told.open) else ""
-        raise click.ClickException(f"somebody was faster, and this answer does not count{first}{left}")
-    click.echo(
-        {
-            "recorded": f"this counts; still open: {', '.join(map(shown, told.open))}",
-            "kept": "the signal is kept until a step waits for it",
-            "repeated": "a signal with this id was taken before; nothing is changed",
-        }.get(told.outcome, "the workflow goes on")
-    )
+        return "too late: the time of the wait is over, or its step has ended"
+    first = f": {_answer(told.first)}" if told.first is not None else ""
+    left = f"; still open: {', '.join(map(shown, told.open))}" if any(told.open) else ""
+    return f"somebody was faster, and this answer does not count{first}{left}"
 
 
 def _answer(first: GivenAnswer) -> str:
@@ -150,13 +168,15 @@ def _read(text: str) -> JsonValue:
     try:
         return loads(text, invalid="invalid_answer")
     except MessageError as error:
-        raise click.ClickException(f"{error.text}; a text is written '\"so\"'") from None
+        text = f"{error.text}; a text is written '\"so\"'"
+        raise Refused(text, code="invalid_answer", ends=Exit.USAGE) from None
 
 
 def _read_arguments(text: str) -> dict[str, JsonValue]:
     given = _read(text)
     if not isinstance(given, dict):
-        raise click.ClickException("`--args` must be a JSON object of the names of arguments to values")
+        text = "`--args` must be a JSON object of the names of arguments to values"
+        raise Refused(text, code="usage", ends=Exit.USAGE)
     return given
 
 

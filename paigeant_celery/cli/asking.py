@@ -1,32 +1,37 @@
-"""What every command does: it finds the transport of the app, and tells an error as one line."""
+"""What every command does first: it finds the transport of the app, and loads what is to be loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
+
+from paigeant_celery.cli.output import Exit, Refused
 
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
 
-__all__ = ["discard_journal", "reading", "shown", "transport_of_app"]
-
-T = TypeVar("T")
+__all__ = ["discard_journal", "include", "load", "transport_of_app"]
 
 discard_journal = click.option(
     "--discard-journal", is_flag=True, help="Make and pay for all calls of the step again, even recorded ones."
 )
 
 
-def reading(ask: Callable[[], T]) -> T:
-    """Return what is asked for; an error of ours ends the command with its text."""
-    from paigeant_celery.core.errors import PaigeantError
+include = click.option(
+    "-I", "--include", multiple=True, metavar="MODULE", help="Also load this module; may be repeated."
+)
 
-    try:
-        return ask()
-    except PaigeantError as error:
-        raise click.ClickException(str(error)) from error
+
+def load(context: click.Context, modules: Iterable[str]) -> None:
+    """Load modules with activities, beside those that the app names."""
+    context.obj.app.loader.import_default_modules()
+    for module in modules:
+        try:
+            context.obj.app.loader.import_from_cwd(module)
+        except ImportError as error:
+            raise Refused(f"cannot import {module!r}: {error}", code="import_failed", ends=Exit.USAGE) from error
 
 
 def transport_of_app(context: click.Context) -> CeleryTransport:
@@ -38,10 +43,5 @@ def transport_of_app(context: click.Context) -> CeleryTransport:
     app.loader.import_default_modules()
     transport = transport_of(app)
     if transport.faults:
-        raise click.ClickException(str(ConfigurationError(transport.faults)))
+        raise ConfigurationError(transport.faults)
     return transport
-
-
-def shown(text: str) -> str:
-    """Return a text that somebody else wrote so that a terminal shows it, and does nothing else with it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from paigeant_celery.cli.asking import reading, transport_of_app
+from paigeant_celery.cli.asking import transport_of_app
+from paigeant_celery.cli.output import Refused, command, say_first, tell
 
 if TYPE_CHECKING:
     from paigeant_celery.store.port import Store
@@ -17,7 +18,7 @@ __all__ = ["rebind"]
 STILL_SWEPT = 10.0  # seconds; a worker that serves steps looks every second
 
 
-@click.command()
+@command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def rebind(context: click.Context, yes: bool) -> None:
@@ -26,21 +27,27 @@ def rebind(context: click.Context, yes: bool) -> None:
 
     transport = transport_of_app(context)
     if (store := transport.store) is None:
-        raise click.ClickException(str(StoreRequired("rebind")))
-    old = reading(transport.binding.other_broker)
+        raise StoreRequired("rebind")
+    old = transport.binding.other_broker()
     if old is None:
-        click.echo(f"the store {store.address} belongs to no other broker than {transport.broker}; nothing is changed")
+        broker = transport.broker
+        unchanged = f"the store {store.address} belongs to no other broker than {broker}; nothing is changed"
+        tell({"store": store.address, "broker": broker, "instead_of": None, "rebound": False}, [unchanged])
         return
-    click.echo(f"store:      {store.address}, prefix {transport.settings.prefix!r}")
-    click.echo(f"old broker: {old.address}")
-    click.echo(f"new broker: {transport.broker_identity}")
-    for line in reading(lambda: list(_consequences(store))):
-        click.echo(line)
+    new = str(transport.broker_identity)
+    about = (
+        f"store:      {store.address}, prefix {transport.settings.prefix!r}",
+        f"old broker: {old.address}",
+        f"new broker: {new}",
+    )
+    aside = say_first([*about, *_consequences(store)])
     if not yes:
-        click.confirm("Let the store belong to the new broker?", abort=True)
-    if not reading(lambda: transport.binding.rebind(instead_of=old)):
-        raise click.ClickException("the store belongs to another broker by now; look, and run this again if it must be")
-    click.echo("the store belongs to the new broker; start its workers")
+        click.confirm("Let the store belong to the new broker?", abort=True, err=aside)
+    if not transport.binding.rebind(instead_of=old):
+        text = "the store belongs to another broker by now; look, and run this again if it must be"
+        raise Refused(text, code="rebound_meanwhile")
+    document = {"store": store.address, "broker": new, "instead_of": old.address, "rebound": True}
+    tell(document, ["the store belongs to the new broker; start its workers"])
 
 
 def _consequences(store: Store) -> Iterator[str]:

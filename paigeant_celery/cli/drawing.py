@@ -1,19 +1,14 @@
-"""How the tree of a workflow is drawn: as indented lines, and as a flowchart of Mermaid."""
+"""How the tree of a workflow is drawn as a flowchart of Mermaid."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
-
-from paigeant_celery.cli.asking import shown
 
 if TYPE_CHECKING:
     from paigeant_celery.client.outline import Outline, OutlinedBlock, OutlinedBranch, OutlinedStep
-    from paigeant_celery.client.readings import BranchStatus
 
-__all__ = ["flowchart", "tree_lines"]
+__all__ = ["FORMS", "flowchart"]
 
 IN_LABELS = " _.-/,:()"  # beside letters and digits; Mermaid gives other characters a meaning, or cannot take them
 STYLES = {
@@ -29,32 +24,6 @@ STYLES = {
     "cancelled": "fill:#dddddd,stroke:#555555,color:#555555",
 }
 FORMS = {"parallel": "parallel", "for_each": "for each", "sub_workflow": "sub-workflow"}
-
-
-def tree_lines(branches: Sequence[BranchStatus], indent: str = "") -> Iterator[str]:
-    """Yield the lines of a tree; of a large block only some branches of each state."""
-    from paigeant_celery.client.outline import shown_of
-
-    for block, found in groupby(branches, key=lambda branch: branch.block):
-        members = list(found)
-        few, more = shown_of(members)
-        yield f"{indent}{shown(block.rpartition('/')[2])}: {_counts(Counter(branch.state for branch in members))}"
-        for branch in few:
-            yield f"{indent}  {_branch_line(branch)}"
-            yield from tree_lines(branch.branches, f"{indent}    ")
-        for state, count in more.items():
-            yield f"{indent}  and {count} more {state}"
-
-
-def _branch_line(branch: BranchStatus) -> str:
-    at = f" at {shown(branch.step_id)}" if branch.step_id is not None else ""
-    spent = f" (attempts spent: {branch.attempt})" if branch.attempt and branch.state in ("queued", "retrying") else ""
-    again = f", again at {branch.retry_at:%Y-%m-%d %H:%M:%S} UTC" if branch.retry_at is not None else ""
-    waits = [shown(str(wait)) for wait in branch.waiting_for if wait.kind != "branches"]
-    failure = branch.failure
-    why = f": {failure.error_class}: {shown(failure.text)}" if failure is not None else ""
-    told = f"{branch.state}{at}{spent}{again}{', waits for ' if waits else ''}{'; '.join(waits)}{why}"
-    return f"{shown(branch.name)}: {told}"
 
 
 def flowchart(outline: Outline) -> Iterator[str]:
@@ -114,7 +83,3 @@ class _Flowchart:
 def _label(text: str) -> str:
     """Return a text as a label has it: any character that might end it, or begin something, by its number."""
     return "".join(each if each.isalnum() or each in IN_LABELS else f"#{ord(each)};" for each in text)
-
-
-def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
-import difflib
-import sys
-import time
-import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.port import Activity
-from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.broker.port import Transport, checked_transport
-from paigeant_celery.broker.sending import Sending
+from paigeant_celery.broker.spans import dispatching
 from paigeant_celery.broker.tracing import current_trace
+from paigeant_celery.client.beginning import Beginning
+from paigeant_celery.client.checks import (
+    check_blocks,
+    check_deadline,
+    check_kind,
+    check_queues,
+    checked_correlation_id,
+    checked_envelope,
+    checked_step,
+    checked_steps,
+    files_apart,
+)
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
-from paigeant_celery.core.content import StoredApart
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import (
     EmptyItinerary,
     InvalidInput,
-    MessageError,
-    NotPublished,
-    NotRecorded,
-    NotSent,
-    PaigeantError,
-    StoreCorrupt,
     StoreRequired,
-    TransientError,
-    Unreachable,
-    WorkflowConflict,
 )
-from paigeant_celery.core.files import carries_files, with_files_apart
 from paigeant_celery.core.flow_steps import FlowStep, start_step
-from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
-from paigeant_celery.core.names import CORRELATION_ID_RULE, FIRST_PLACE, hop_id, is_correlation_id
+from paigeant_celery.core.message import PaigeantMessage, content_digest
+from paigeant_celery.core.names import FIRST_PLACE, hop_id
 from paigeant_celery.core.slip import (
     ActivitySpec,
-    BlockSpec,
     RegisteredActivity,
     RoutingSlip,
     Step,
@@ -58,9 +50,8 @@ from paigeant_celery.core.slip import (
 )
 from paigeant_celery.core.task_steps import TaskSignature, is_signature, step_of, steps_of
 from paigeant_celery.core.wait_inputs import checked_moment
-from paigeant_celery.store.port import NewWorkflow
 
-__all__ = ["WorkflowDispatcher"]
+__all__ = ["WorkflowDispatcher", "given_transport"]
 
 
 @dataclass
@@ -114,7 +105,7 @@ class WorkflowDispatcher:
     def add(self, step: Step | TaskSignature) -> None:
         """Put a step on the runway, after those already there. Raises `InvalidInput` if it is no step."""
         added: Step = step_of(step, path="step")
-        _check_kind(added, path="step")
+        check_kind(added, path="step")
         runway = self._runway.get()
         if runway is None or runway.taken:
             runway = _Runway()
@@ -165,8 +156,10 @@ class WorkflowDispatcher:
         cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
-        prepared = self._prepare(transport, itinerary, asked)
-        return await prepared.sent()
+        with dispatching() as span:
+            prepared = self._prepare(transport, itinerary, asked)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            return await prepared.sent()
 
     def dispatch_workflow_sync(
         self,
@@ -182,19 +175,22 @@ class WorkflowDispatcher:
     ) -> str:
         """Do what `dispatch_workflow` does, for code without an event loop."""
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
-        return self._prepare(transport, itinerary, asked).send()
+        with dispatching() as span:
+            prepared = self._prepare(transport, itinerary, asked)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            return prepared.send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
         """Return a handle on a workflow that was dispatched here or anywhere else. Nothing is read yet."""
-        return WorkflowHandle(correlation_id, _checked_transport(transport))
+        return WorkflowHandle(correlation_id, given_transport(transport))
 
     def _prepare(
         self,
         transport: Transport | None,
         itinerary: Iterable[Step | TaskSignature] | None,
         asked: _Asked,
-    ) -> _Prepared:
-        transport = _checked_transport(transport)
+    ) -> Beginning:
+        transport = given_transport(transport)
         transport.check_dispatch()
         alone = isinstance(itinerary, str) or is_step(itinerary) or is_signature(itinerary)
         if itinerary is not None and (alone or not isinstance(itinerary, Iterable)):
@@ -209,120 +205,24 @@ class WorkflowDispatcher:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)
             _check_store(message, transport, waits_for_start=asked.start_at is not None)
-            _check_queues(message, transport)
-            message, blobs = _with_files_apart(message, transport)
+            check_queues(message, transport)
+            message, blobs = files_apart(message, transport)
             message = _starting_at(asked.start_at, message)
-            envelope = _checked_envelope(message, transport)
+            envelope = checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
                 runway.give_back()
             raise
         content = content_digest(message, variables=variables.content_of(variables.tree))
-        return _Prepared(
-            transport=transport, message=message, envelope=envelope, blobs=blobs, content=content, runway=runway
+        return Beginning(
+            transport=transport,
+            message=message,
+            envelope=envelope,
+            blobs=blobs,
+            content=content,
+            others=partial(_other_contents, message, content),
+            give_back=runway.give_back if runway is not None else lambda: None,
         )
-
-
-@dataclass(kw_only=True)
-class _Prepared:
-    """A checked workflow that is about to be recorded and sent."""
-
-    transport: Transport
-    message: PaigeantMessage
-    envelope: str
-    blobs: Mapping[str, str]
-    content: str
-    runway: _Runway | None
-    looked: float = 0.0  # seconds for which it was looked at the broker; the message has so much less
-
-    def send(self) -> str:
-        first = self._begin()
-        with self._telling():
-            if first is not None:
-                first.wait()
-        return self.message.correlation_id
-
-    async def sent(self) -> str:
-        """Do what `send` does. The event loop waits neither for the store nor for the broker."""
-        first = await asyncio.to_thread(self._begin)
-        with self._telling():
-            if first is not None:
-                await first.arrived()
-        return self.message.correlation_id
-
-    def _begin(self) -> Sending[None] | None:
-        """Record the workflow and have its first message sent; None if there is nothing to send."""
-        outbox = Outbox(self.transport.publisher, registry)
-        recorded = self._record(outbox)
-        if recorded is None:
-            return None
-        try:
-            known = self.message if recorded.envelope == self.envelope else None
-            return outbox.begin(recorded, message=known).sooner(self.looked)
-        except MessageError as error:  # only an envelope that the store returned is read again
-            self._give_back()
-            raise StoreCorrupt(f"{self.message.correlation_id}: envelope", str(error)) from error
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Say of a message that was not sent whether its workflow is recorded."""
-        try:
-            yield
-        except TransientError as error:
-            refused = isinstance(error, Unreachable) and error.refused
-            if self.transport.store is not None:
-                raise NotPublished(self.message.correlation_id, str(error), refused) from error
-            self._give_back()
-            if isinstance(error, Unreachable):
-                raise NotSent(*error.args) from error
-            raise
-
-    def _record(self, outbox: Outbox) -> Recorded | None:
-        """Record the workflow and return what must be sent, or None if it has already begun.
-
-        An existing workflow keeps its own envelope and queue.
-        """
-        store, correlation_id = self.transport.store, self.message.correlation_id
-        hop = outbox.record_of(self.message, self.envelope)
-        if store is None:
-            return hop
-        new = NewWorkflow(
-            correlation_id=correlation_id,
-            content=self.content,
-            hop=hop,
-            deadline=self.message.deadline,
-            blobs=self.blobs,
-        )
-        try:
-            begun = time.monotonic()
-            self.transport.check_broker()
-            self.looked = time.monotonic() - begun
-            answer = store.start(new)
-            others = self._other_contents() if answer == "conflict" else []
-            while answer == "conflict" and others:
-                answer = store.start(replace(new, content=others.pop(0)))
-            if answer == "conflict":
-                raise WorkflowConflict(correlation_id)
-            existing = store.workflow(correlation_id) if answer == "exists" else None
-        except TransientError as error:
-            self._give_back()
-            raise NotRecorded(correlation_id, str(error)) from error
-        except PaigeantError:
-            self._give_back()
-            raise
-        if existing is None:
-            return hop
-        waits = existing.awaits_message and existing.hop_id == self.message.message_id
-        return existing if waits else None
-
-    def _other_contents(self) -> list[str]:
-        """Return the digests under which a process without the values, or an older version, recorded the same JSON."""
-        found = [content_digest(self.message, notation="json"), content_digest(self.message, notation="text")]
-        return [content for content in dict.fromkeys(found) if content != self.content]
-
-    def _give_back(self) -> None:
-        if self.runway is not None:
-            self.runway.give_back()
 
 
 def _first_message(
@@ -339,22 +239,15 @@ def _first_message(
         raise InvalidInput("too_many_steps", "itinerary", f"{length} steps exceed `paigeant_max_steps` ({limit})")
     now = datetime.now(UTC)
     _check_times(asked, now)
-    correlation_id = asked.correlation_id
-    if correlation_id is None:
-        correlation_id = str(uuid.uuid4())
-    elif not isinstance(correlation_id, str):
-        text = f"must be a string, not a {type(correlation_id).__name__}; use {CORRELATION_ID_RULE}"
-        raise InvalidInput("bad_correlation_id", "correlation_id", text)
-    elif not is_correlation_id(correlation_id):
-        raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
+    correlation_id = checked_correlation_id(asked.correlation_id)
     if not isinstance(asked.stream, bool):
         raise InvalidInput("invalid_input", "stream", f"must be True or False, not a {type(asked.stream).__name__}")
-    checked = _checked_steps("itinerary", steps)
+    checked = checked_steps("itinerary", steps)
     offered = tuple(registered)
     for index, entry in enumerate(offered):
-        _checked_step(f"registered_activities[{index}]", entry.step)
+        checked_step(f"registered_activities[{index}]", entry.step)
     named = name_steps(checked)
-    _check_blocks(named, "itinerary", (), transport.settings.max_branches)
+    check_blocks(named, "itinerary", (), transport.settings.max_branches)
     return PaigeantMessage(
         message_id=hop_id(correlation_id, FIRST_PLACE),
         correlation_id=correlation_id,
@@ -370,43 +263,10 @@ def _first_message(
     )
 
 
-def _checked_steps(path: str, steps: Iterable[Step]) -> list[Step]:
-    """Check steps and those of their branches, and add the queues of their activities."""
-    checked = [_checked_step(f"{path}[{index}]", step) for index, step in enumerate(steps)]
-    return [
-        step.with_branches(
-            branch.model_copy(
-                update={"steps": tuple(_checked_steps(f"{path}[{index}].branches[{number}].steps", branch.steps))}
-            )
-            for number, branch in enumerate(step.branches)
-        )
-        if isinstance(step, BlockSpec)
-        else step
-        for index, step in enumerate(checked)
-    ]
-
-
-def _check_blocks(steps: Iterable[Step], path: str, earlier: Sequence[str], most: int) -> None:
-    """Refuse blocks that cannot work: over a step that is not before them, or with more branches than may be.
-
-    `earlier` are the ids of the steps that have run by then, of the slips around as well.
-    """
-    before = list(earlier)
-    for index, step in enumerate(steps):
-        here = f"{path}[{index}]"
-        if isinstance(step, BlockSpec):
-            if step.over_step is not None and step.over_step[0] not in before:
-                name = step.over_step[0]
-                close = difflib.get_close_matches(name, before, n=3)
-                hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-                raise InvalidInput("invalid_over", f"{here}.over", f"no step {name!r} is before the block{hint}")
-            count = len(step.over) if isinstance(step.over, tuple) else len(step.branches)
-            if count > most:
-                text = f"{count} branches, and a block may have {most} (`paigeant_max_branches`)"
-                raise InvalidInput("too_many_branches", here, text)
-            for number, branch in enumerate(step.branches):
-                _check_blocks(branch.steps, f"{here}.branches[{number}].steps", before, most)
-        before.append(step.step_id or "")
+def _other_contents(message: PaigeantMessage, known: str) -> list[str]:
+    """Return the digests under which a process without the values, or an older version, recorded the same JSON."""
+    found = [content_digest(message, notation="json"), content_digest(message, notation="text")]
+    return [content for content in dict.fromkeys(found) if content != known]
 
 
 def _crossed_variables(variables: object) -> Crossed:
@@ -418,39 +278,9 @@ def _crossed_variables(variables: object) -> Crossed:
 def _check_times(asked: _Asked, now: datetime) -> None:
     start = checked_moment(asked.start_at, "start_at") if asked.start_at is not None else None
     deadline = asked.deadline
-    if deadline is None:
-        return
-    if not isinstance(deadline, datetime):
-        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
-    deadline = checked_moment(deadline, "deadline")
-    if deadline <= now:
-        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
-    if start is not None and deadline <= start:
+    check_deadline(deadline, now)
+    if start is not None and deadline is not None and deadline <= start:
         raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is not after `start_at`")
-
-
-def _check_kind(step: object, *, path: str) -> None:
-    if not is_step(step):
-        text = (
-            "a step is an `ActivitySpec` or `FunctionSpec`, as `agent.activity(…)` and `function.activity(…)` return, "
-            f"not a {type(step).__name__}"
-        )
-        raise InvalidInput("invalid_input", path, text)
-
-
-def _checked_step(place: str, step: Step) -> Step:
-    """Check a step against its activity if this process has loaded it, and add the activity's queue."""
-    _check_kind(step, path=place)
-    activity: Activity | None = registry.find(step.activity)
-    if activity is None:
-        return step
-    try:
-        activity.check(step)
-    except (MessageError, InvalidInput) as error:
-        raise InvalidInput(error.reason, f"{place}.{error.path}".rstrip("."), error.text) from None
-    if step.queue is None and activity.queue is not None:
-        return step.model_copy(update={"queue": activity.queue})
-    return step
 
 
 def _check_store(message: PaigeantMessage, transport: Transport, *, waits_for_start: bool) -> None:
@@ -480,41 +310,8 @@ def _starting_at(start_at: datetime | None, message: PaigeantMessage) -> Paigean
     return message.model_copy(update={"slip": slip})
 
 
-def _check_queues(message: PaigeantMessage, transport: Transport) -> None:
-    """Refuse steps whose messages no broker could take, as far as this process knows where they are sent."""
-    for path, step, _ in steps_in(message.slip.itinerary, "itinerary"):
-        try:
-            transport.publisher.queue_for(step.activity, step.queue)
-        except InvalidInput as error:
-            raise InvalidInput(error.reason, f"{path}.{error.path}", error.text) from None
-
-
-def _with_files_apart(message: PaigeantMessage, transport: Transport) -> tuple[PaigeantMessage, Mapping[str, str]]:
-    """Return the message to send, and the files of its prompts that the store must hold; without one all travel."""
-    settings = transport.settings
-    inline = settings.inline_output_size if transport.store is not None else sys.maxsize
-    storing = StoredApart(inline=inline, largest=settings.max_output_size)
-    try:
-        return with_files_apart(message, storing), storing.blobs
-    except InvalidInput as error:
-        raise InvalidInput(error.reason, error.path.removeprefix("slip."), error.text) from None
-
-
-def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
-    """Write the envelope and read it as a worker will, so that anything a worker would refuse is refused here."""
-    settings = transport.settings
-    envelope = encode(message)
-    try:
-        parse(envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
-    except MessageError as error:
-        travels = error.reason == "too_large" and transport.store is None and carries_files(message)
-        remedy = "; with a store (`paigeant_store_url`) the files of prompts do not travel" if travels else ""
-        path = error.path.removeprefix("slip.")  # the caller knows no slip
-        raise InvalidInput(error.reason, path, f"{error.text}{remedy}") from None
-    return envelope
-
-
-def _checked_transport(transport: Transport | None) -> Transport:
+def given_transport(transport: Transport | None) -> Transport:
+    """Return the transport that a caller gave, or the default one; raises `InvalidInput` for anything else."""
     from paigeant_celery.broker.transport import get_transport
 
     if transport is None:

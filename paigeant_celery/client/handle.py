@@ -21,6 +21,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
 from paigeant_celery.client.event_reading import EventReading
+from paigeant_celery.client.forks import Forkable
 from paigeant_celery.client.outputs import outputs_in
 from paigeant_celery.client.paths import GOES_ON, At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
@@ -32,6 +33,7 @@ from paigeant_celery.client.readings import (
     WorkflowStatus,
 )
 from paigeant_celery.client.standing import failure_of, standing, waits_for_branches
+from paigeant_celery.client.stuck import Outlook, outlook_of
 from paigeant_celery.client.tree import (
     current_state,
     tree_of,
@@ -83,7 +85,7 @@ UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a se
 logger = logging.getLogger(__name__)
 
 
-class WorkflowHandle(AnswersWaits):
+class WorkflowHandle(AnswersWaits, Forkable):
     """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`.
 
     Each call raises `UnknownWorkflow` if the store holds no workflow of this id, whatever the id looks like, and
@@ -125,6 +127,10 @@ class WorkflowHandle(AnswersWaits):
             return self._status_by_envelope(record)  # whoever looks after a parked workflow needs to see why
         step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
         branches, waits = self._branches(record, slip, ran)
+        outlook = Outlook()
+        if record.state in GOES_ON:
+            activity = step.activity if step else None
+            outlook = outlook_of(self._store("status"), self.correlation_id, activity=activity, branches=branches)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=current_state(record),
@@ -142,6 +148,11 @@ class WorkflowHandle(AnswersWaits):
             cost=used.cost,
             waiting_for=waits,
             branches=branches,
+            origin=record.origin,
+            stuck=outlook.stuck,
+            runner=outlook.runner,
+            ahead=outlook.ahead,
+            last_failure=outlook.last_failure,
         )
 
     def _branches(
@@ -177,6 +188,7 @@ class WorkflowHandle(AnswersWaits):
             updated_at=record.updated_at,
             retry_at=record.retry_at,
             waiting_for=waiting_for(record),
+            origin=record.origin,
         )
 
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
@@ -367,23 +379,29 @@ class WorkflowHandle(AnswersWaits):
     def _remind(self) -> None:
         """Log that nobody serves the current step, if that is so."""
         if nobody := self._nobody(self.status_sync()):
-            text, fields = "waiting for workflow %s: %s", {"action": "nobody_serves"}
+            text, fields = (
+                "waiting for workflow %s: %s",
+                {"action": "nobody_serves", "correlation_id": self.correlation_id},
+            )
             logger.warning(text, self.correlation_id, nobody, extra=fields)
 
     def _too_slow(self, timeout: float | None) -> TimeoutError:
         status = self.status_sync()
+        ended = f"did not end within {timeout:g} s" if timeout else "has not ended"
+        begin = f"workflow {status.correlation_id} {ended}"
         if not status.in_progress:  # it ended after the last look
-            text = f"within {timeout:g} s, but is {status.state} now; call `result` again"
-            return TimeoutError(f"workflow {status.correlation_id} did not end {text}")
+            return TimeoutError(f"{begin}, but is {status.state} now; call `result` again")
         known = "; ".join(filter(None, (standing(status), self._nobody(status))))
-        return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
+        return TimeoutError(f"{begin} and goes on: {known}")
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
         """Say that nobody runs the current step, as far as this process can know; None if somebody may.
 
         Of a block it is about the first branch that waits for a worker, if none has one.
         """
-        name = status.activity if status.state in ("queued", "retrying") else waits_for_worker(status.branches)
+        is_lost = status.runner is not None and status.runner.lapsed_at is not None
+        waits = is_lost or status.state in ("queued", "retrying")
+        name = status.activity if waits else waits_for_worker(status.branches)
         if name is None:
             return None
         store = self._store("result")

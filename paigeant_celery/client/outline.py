@@ -1,20 +1,24 @@
 """What a workflow consists of: the steps that ran, those that run and those to come, with the branches of its blocks.
 
-There are no prompts, arguments and outputs in it, so that it can be shown to anybody.
+There are no prompts and arguments in it. What is confidential is in `record` and `failure` alone, so that the rest can
+be shown to anybody.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal, TypeAlias
 
-from paigeant_celery.client.readings import BranchState, BranchStatus
+from paigeant_celery.client.readings import BranchState, BranchStatus, WaitingFor
 from paigeant_celery.client.tree import ReadBlock, current_state, read_blocks
+from paigeant_celery.client.waits import waiting_for
 from paigeant_celery.core.errors import MessageError, UnknownWorkflow
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import reread
-from paigeant_celery.core.names import is_correlation_id, split_hop_id
+from paigeant_celery.core.names import hop_id, is_correlation_id, split_hop_id
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.core.steps import BlockSpec, Form, Step
 from paigeant_celery.store.branch_port import BranchReading
@@ -32,12 +36,27 @@ State: TypeAlias = Literal["planned", BranchState]
 
 @dataclass(frozen=True, kw_only=True)
 class OutlinedStep:
-    """A step; `block` has the branches of one that is a block. The id is empty if it is not known any more."""
+    """A step; `block` has the branches of one that is a block. The id is empty if it is not known any more.
+
+    `path` is that of the step, and `hop_id` that of its hop, if it began in this workflow and not in one that this is a
+    fork of. One that ran has its `record`, with its
+    output. Of one at which its slip stands, `attempt` counts those begun, and the others say what it waits for, and
+    why it stands.
+    """
 
     step_id: str
     activity: str
     state: State
     block: OutlinedBlock | None = None
+    path: str = ""
+    hop_id: str = ""
+    attempt: int = 0
+    queue: str = ""
+    retry_at: datetime | None = None
+    added_by: str | None = None
+    record: ExecutedStep | None = field(default=None, repr=False)
+    failure: Failure | None = field(default=None, repr=False)
+    waiting_for: tuple[WaitingFor, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +100,20 @@ def outline_of(store: Store, correlation_id: str) -> Outline:
     if isinstance(slip.next_step, BlockSpec):
         places.append(slip.place)
     blocks = {block.place: block for block in read_blocks(store, correlation_id, places, live=live)}
-    return _Outliner(store, correlation_id).steps(ran, slip, state, blocks)
+    current = OutlinedStep(
+        step_id="",
+        activity="",
+        state=state,
+        hop_id=record.hop_id,
+        attempt=record.attempt,
+        queue=record.queue,
+        retry_at=record.retry_at,
+        failure=record.failure if not (record.suspended and blocks) else None,  # those of branches stand there
+        waiting_for=waiting_for(record),
+    )
+    steps = _Outliner(store, correlation_id).steps(ran, slip, current, blocks)
+    copied = int(record.origin.place) if record.origin is not None else 0
+    return (*(replace(step, hop_id="") for step in steps[:copied]), *steps[copied:])  # those ran in another workflow
 
 
 def shown_of(branches: Sequence[BranchStatus]) -> tuple[list[BranchStatus], dict[BranchState, int]]:
@@ -99,22 +131,30 @@ class _Outliner:
         self._store, self._correlation_id = store, correlation_id
 
     def steps(
-        self, ran: Iterable[ExecutedStep], slip: RoutingSlip, state: State, blocks: Mapping[str, ReadBlock]
+        self, ran: Iterable[ExecutedStep], slip: RoutingSlip, current: OutlinedStep, blocks: Mapping[str, ReadBlock]
     ) -> tuple[OutlinedStep, ...]:
-        """Return the steps of a slip whose current one is in this state; `blocks` are those in it, by their places."""
+        """Return the steps of a slip that stands as `current` does; `blocks` are those in it, by their places."""
         found = [
             OutlinedStep(
                 step_id=record.step_id,
                 activity=record.activity,
                 state="completed",
                 block=self._block(blocks.get(record.place)) if record.is_block else None,
+                path=slip.path_of(record.step_id),
+                hop_id=hop_id(self._correlation_id, record.place),
+                attempt=record.attempt,
+                added_by=record.added_by,
+                record=record,
             )
             for record in ran
         ]
         for number, step in enumerate(slip.itinerary):
             opened = blocks.get(slip.place) if number == 0 else None
-            block = self._block(opened) if opened is not None else _planned_block(step)
-            found.append(_outlined(step, state if number == 0 else "planned", block))
+            block = (
+                self._block(opened) if opened is not None else _planned_block(step, slip.path_of(step.step_id or ""))
+            )
+            planned = _outlined(step, block, slip.path_of(step.step_id or ""))
+            found.append(planned if number > 0 else _standing(planned, current))
         return tuple(found)
 
     def _block(self, block: ReadBlock | None) -> OutlinedBlock | None:
@@ -143,14 +183,15 @@ class _Outliner:
         slip = slip if slip is not None else _slip_of(branch)
         if slip is not None:
             ran = executed_of(self._store, self._correlation_id, slip)
-            return self.steps(ran, slip, status.state, inner)
+            return self.steps(ran, slip, _current(branch, status), inner)
         # Of a branch that was cut off, or failed, only its blocks and the step that failed are known.
         last = inner.pop(_place(branch), None)
         known = [_of_block(below, "completed", self._block(below)) for below in inner.values()]
         if last is not None:
-            known.append(_of_block(last, status.state, self._block(last)))
+            known.append(_standing(_of_block(last, status.state, self._block(last)), _current(branch, status)))
         elif status.step_id is not None:
-            known.append(OutlinedStep(step_id=status.step_id, activity="", state=status.state))
+            planned = OutlinedStep(step_id=status.step_id, activity="", state="planned", path=status.step or "")
+            known.append(_standing(planned, _current(branch, status)))
         return tuple(known)
 
 
@@ -162,30 +203,56 @@ def _slip_of(branch: BranchReading) -> RoutingSlip | None:
 
 
 def _of_block(block: ReadBlock, state: State, outlined: OutlinedBlock | None) -> OutlinedStep:
-    return OutlinedStep(step_id=block.opened.path.rpartition("/")[2], activity="", state=state, block=outlined)
+    path = block.opened.path
+    return OutlinedStep(step_id=path.rpartition("/")[2], activity="", state=state, block=outlined, path=path)
 
 
-def _outlined(step: Step, state: State, block: OutlinedBlock | None) -> OutlinedStep:
-    return OutlinedStep(step_id=step.step_id or "", activity=step.activity, state=state, block=block)
+def _current(branch: BranchReading, status: BranchStatus) -> OutlinedStep:
+    return OutlinedStep(
+        step_id="",
+        activity="",
+        state=status.state,
+        hop_id=branch.hop.hop_id if status.state != "held" else "",
+        attempt=status.attempt,
+        queue=status.queue,
+        retry_at=status.retry_at,
+        failure=status.failure,
+        waiting_for=tuple(wait for wait in status.waiting_for if wait.kind != "branches"),
+    )
 
 
-def _planned_block(step: Step) -> OutlinedBlock | None:
+def _standing(step: OutlinedStep, current: OutlinedStep) -> OutlinedStep:
+    """Return the step at which a slip stands, with what is known of that."""
+    names = ("state", "hop_id", "attempt", "queue", "retry_at", "failure", "waiting_for")
+    return replace(step, **{name: getattr(current, name) for name in names})
+
+
+def _outlined(step: Step, block: OutlinedBlock | None, path: str) -> OutlinedStep:
+    return OutlinedStep(
+        step_id=step.step_id or "",
+        activity=step.activity,
+        state="planned",
+        block=block,
+        path=path,
+        added_by=step.added_by,
+    )
+
+
+def _planned_block(step: Step, path: str) -> OutlinedBlock | None:
     if not isinstance(step, BlockSpec):
         return None
+    names = [branch.name if step.form != "sub_workflow" else "0" for branch in step.branches[:MOST_SHOWN]]
     branches = [
-        OutlinedBranch(
-            name=branch.name if step.form != "sub_workflow" else "0",
-            state="planned",
-            steps=tuple(_planned(branch.steps)),
-        )
-        for branch in step.branches[:MOST_SHOWN]
+        OutlinedBranch(name=name, state="planned", steps=tuple(_planned(branch.steps, f"{path}/{name}")))
+        for name, branch in zip(names, step.branches, strict=False)
     ]
     return OutlinedBlock(form=step.form, branches=tuple(branches))
 
 
-def _planned(steps: Iterable[Step]) -> Iterator[OutlinedStep]:
+def _planned(steps: Iterable[Step], above: str) -> Iterator[OutlinedStep]:
     for step in steps:
-        yield _outlined(step, "planned", _planned_block(step))
+        path = f"{above}/{step.step_id or ''}"
+        yield _outlined(step, _planned_block(step, path), path)
 
 
 def _place(branch: BranchReading) -> str:

@@ -1,8 +1,10 @@
-"""The outputs of a workflow that has completed: of its own steps, and of those in the branches of its blocks."""
+"""The outputs of a workflow: of its own steps, and of those in the branches of its blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import JsonValue
 
 from paigeant_celery.activities.context import StepOutput
 from paigeant_celery.core.slip import ExecutedStep
@@ -11,7 +13,7 @@ from paigeant_celery.store.outputs import outputs_of
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.steps import manifests_of, slips_of_branches
 
-__all__ = ["outputs_in"]
+__all__ = ["outputs_by_path", "outputs_in"]
 
 Placed = tuple[str, ExecutedStep]  # a step with its path
 
@@ -23,6 +25,12 @@ def outputs_in(store: Store, correlation_id: str, executed: Iterable[ExecutedSte
     it makes a round trip for each 50 branches, beside those for outputs that do not travel. Raises `StoreCorrupt`.
     """
     return _with_inner(store, correlation_id, [(record.step_id, record) for record in executed])
+
+
+def outputs_by_path(store: Store, correlation_id: str, records: Mapping[str, ExecutedStep]) -> Mapping[str, JsonValue]:
+    """Return what steps gave, by their paths, also while the workflow goes on. Raises `StoreCorrupt`."""
+    values = outputs_of(store, correlation_id, list(records.values()))
+    return dict(zip(records, values, strict=True))
 
 
 def _with_inner(store: Store, correlation_id: str, steps: Sequence[Placed]) -> list[StepOutput]:

@@ -14,7 +14,9 @@ from paigeant_celery.activities.context import StepOutput
 from paigeant_celery.core.about import AskedCall
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.queries import CurrentState, Underway
 from paigeant_celery.core.waits import WaitKind
+from paigeant_celery.store.port import WorkflowOrigin
 
 __all__ = [
     "AnswerOutcome",
@@ -24,6 +26,7 @@ __all__ = [
     "CurrentState",
     "GivenAnswer",
     "PendingWait",
+    "Runner",
     "WaitingFor",
     "WorkflowResult",
     "WorkflowStatus",
@@ -31,10 +34,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# The store says `running` until a workflow ends or is parked. Whoever looks wants to know more.
-Underway: TypeAlias = Literal["queued", "running", "retrying", "suspended"]
 AnswerOutcome: TypeAlias = Literal["settled", "recorded", "answered", "late", "kept", "repeated"]
-CurrentState: TypeAlias = Literal[Underway, WorkflowState]
 BranchState: TypeAlias = Literal["held", CurrentState]
 
 
@@ -82,7 +82,7 @@ class PendingWait:
     activity: str
     kind: WaitKind
     name: str
-    question: str | None
+    question: str | None = field(repr=False)
     calls: tuple[AskedCall, ...]
     since: datetime
     until: datetime | None
@@ -154,6 +154,32 @@ class BranchStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Runner:
+    """The process that runs a step, and since when it does. `host` is the name of its machine, if that is known.
+
+    `lapsed_at` is since when its lease is over: the process is dead, or could not reach the store for so long. Another
+    worker takes the step over. None while all is well.
+    """
+
+    host: str
+    pid: int | None
+    since: datetime | None
+    lapsed_at: datetime | None = None
+
+    @property
+    def told(self) -> str:
+        """Whether it runs the step or did, in words."""
+        return f"{'runs' if self.lapsed_at is None else 'ran'} in {self}"
+
+    def __str__(self) -> str:
+        process = f"process {self.pid}" if self.pid is not None else "a process"
+        where = f" on {self.host}" if self.host else ""
+        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
+        over = f"; its lease is over since {self.lapsed_at:%Y-%m-%d %H:%M:%S} UTC" if self.lapsed_at is not None else ""
+        return f"{process}{where}{since}{over}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkflowStatus:
     """Where a workflow stands.
 
@@ -167,6 +193,13 @@ class WorkflowStatus:
     A workflow whose current step is a block is `suspended` while any of its branches goes on, and `parked` once none
     does without a person. `branches` are those of the blocks that run or have run, in their order, each with those in
     it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
+
+    `stuck` says why nobody will run the current step, or one in a branch, if no worker serves its queue. `runner` is
+    the process that runs it, or did until its lease was over. While it is queued, `ahead` is about how many messages of
+    its queue are before its own, and `last_failure` is why its last attempt failed, if one did.
+
+    Of a fork, `origin` says which `workflow` it was made of, and the `step` at which it begins. The steps before that
+    are `executed`; their branches are those of the original, and not here.
     """
 
     correlation_id: str
@@ -185,6 +218,11 @@ class WorkflowStatus:
     cost: Decimal | None = None
     waiting_for: tuple[WaitingFor, ...] = ()
     branches: tuple[BranchStatus, ...] = ()
+    origin: WorkflowOrigin | None = None
+    stuck: str | None = None
+    runner: Runner | None = None
+    ahead: int | None = None
+    last_failure: Failure | None = None
 
     @property
     def running(self) -> bool:

@@ -9,8 +9,9 @@ from paigeant_celery.client.tree import is_left_to_newer, parked_in
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.store.port import WorkflowRecord
 
-__all__ = ["failure_of", "standing", "waits_for_branches"]
+__all__ = ["ANSWERABLE", "failure_of", "standing", "waits_for_branches"]
 
+ANSWERABLE = "`pending()` has what can be answered"
 MOST_TOLD = 5  # things that a workflow waits for, in a text
 
 
@@ -38,9 +39,9 @@ def standing(status: WorkflowStatus) -> str:
         return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
     if status.state == "suspended":
         waits = _told(status.waiting_for) or "something from outside"
-        return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
+        return f"{at}is suspended and waits for {waits}; {ANSWERABLE}"
     if status.state == "running":
-        return f"{at}is running"
+        return f"{at}{status.runner.told if status.runner is not None else 'is running'}"
     begun = f"begun {status.attempt} times before" if status.attempt else "no worker has taken it yet"
     return f"{at}waits on queue {status.queue!r}; {begun}"
 

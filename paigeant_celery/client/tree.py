@@ -15,6 +15,7 @@ from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.manifests import BranchEnd, OpenedAs, name_of_opened, read_end, read_opened
 from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import hop_id, number_of, split_hop_id
+from paigeant_celery.core.queries import current_state as state_of
 from paigeant_celery.core.steps import Step
 from paigeant_celery.store.branch_port import BranchReading, HopReading
 from paigeant_celery.store.port import Store, WorkflowRecord
@@ -117,11 +118,8 @@ def waits_of_block(path: str, branches: Sequence[BranchStatus], hop: HopReading 
 
 def current_state(record: WorkflowRecord) -> CurrentState:
     """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
-    if record.state != "running" or record.running:
-        return record.state
-    if record.suspended:
-        return "suspended"
-    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
+    retrying = record.retry_at is not None and not is_left_to_newer(record.failure)
+    return state_of(record.state, running=record.running, suspended=record.suspended, retrying=retrying)
 
 
 def is_left_to_newer(failure: Failure | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import JsonValue
@@ -26,7 +26,7 @@ class AskedCall:
     id: str
     kind: CallKind
     tool: str
-    arguments: JsonValue = None
+    arguments: JsonValue = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

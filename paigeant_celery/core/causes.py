@@ -73,9 +73,9 @@ class Cause:
     """
 
     error_class: str
-    text: str = ""
+    text: str = field(default="", repr=False)
     frames: tuple[Frame, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
     raised_from: Cause | None = None
     direct: bool = True
     group: tuple[Cause, ...] = ()

@@ -29,6 +29,7 @@ __all__ = [
     "crossing_prompt",
     "decoded",
     "digest_in",
+    "filled",
     "has_files",
     "shown",
     "stored_in",
@@ -144,6 +145,13 @@ def digest_in(part: Part) -> str | None:
     return str(ref["sha256"]) if isinstance(ref, dict) else None
 
 
+def filled(prompt: Prompt, data: Mapping[str, str]) -> Prompt:
+    """Return a prompt with the data, by its digests, of each part that has it only in the store."""
+    if isinstance(prompt, str):
+        return prompt
+    return tuple(part if (digest := digest_in(part)) is None else _with_data(part, data[digest]) for part in prompt)
+
+
 def decoded(data: str) -> bytes:
     """Return the bytes of base64 in either alphabet, with padding or without; raises `ValueError`."""
     text = data.translate(ANY_ALPHABET).rstrip("=")
@@ -250,6 +258,11 @@ def _empty() -> PydanticCustomError:
 def _data_of(part: Part) -> str | None:
     data = part.get("data") if isinstance(part, dict) and part["kind"] == BINARY else None
     return data if isinstance(data, str) else None
+
+
+def _with_data(part: Part, data: str) -> Part:
+    found = cast("dict[str, JsonValue]", part)
+    return {**{name: value for name, value in found.items() if name != "data_ref"}, "data": data}
 
 
 def _without_data(part: Part) -> Part:

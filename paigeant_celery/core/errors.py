@@ -496,7 +496,7 @@ class NonDeterminismError(PaigeantError):
         return (
             f"step {self.step_id!r}: {self.call} cannot be replayed: {self.text}. Deploy the code that began the step "
             "and redrive the workflow; or redrive it with its journal discarded (`redrive(discard_journal=True)`, "
-            "`letters redrive --discard-journal`), which makes all calls of the step again"
+            "`paigeant retry --discard-journal`), which makes all calls of the step again"
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
-from paigeant_celery.core.content import Prompt, StoredApart, has_files, stored_in
+from paigeant_celery.core.content import Prompt, StoredApart, blob_of, filled, has_files, stored_in
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, BlockSpec, Step, steps_in
 
-__all__ = ["carries_files", "first_stored", "with_files_apart"]
+__all__ = ["carries_files", "files_of", "first_stored", "stored_files", "with_files_apart", "with_files_back"]
 
 
 def first_stored(message: PaigeantMessage) -> str | None:
@@ -19,6 +20,11 @@ def first_stored(message: PaigeantMessage) -> str | None:
 def carries_files(message: PaigeantMessage) -> bool:
     """Say whether a message has files that travel in it."""
     return any(has_files(prompt) for _, prompt in _prompts_in(message))
+
+
+def stored_files(message: PaigeantMessage) -> list[str]:
+    """Return the names of the files that a message has only in the store."""
+    return [blob_of(digest) for _, prompt in _prompts_in(message) for digest in stored_in(prompt)]
 
 
 def with_files_apart(message: PaigeantMessage, storing: StoredApart) -> PaigeantMessage:
@@ -35,11 +41,34 @@ def with_files_apart(message: PaigeantMessage, storing: StoredApart) -> Paigeant
     return message.model_copy(update={"slip": slip, "registered_activities": offered})
 
 
-def _all_apart(steps: Iterable[Step], path: str, storing: StoredApart) -> tuple[Step, ...]:
+def files_of(steps: Iterable[Step]) -> set[str]:
+    """Return the digests of the files that steps, and those in their branches, have only in the store."""
+    asking = (step for _, step, _ in steps_in(steps, "") if isinstance(step, ActivitySpec))
+    return {digest for step in asking for digest in stored_in(step.prompt)}
+
+
+def with_files_back(steps: Iterable[Step], data: Mapping[str, str]) -> tuple[Step, ...]:
+    """Return steps with the files of their prompts, from their data by its digests."""
+    return _all_apart(steps, "", _Back(data))
+
+
+class _Takes(Protocol):
+    def taken(self, prompt: Prompt, *, path: str) -> Prompt: ...
+
+
+class _Back:
+    def __init__(self, data: Mapping[str, str]) -> None:
+        self._data = data
+
+    def taken(self, prompt: Prompt, *, path: str) -> Prompt:
+        return filled(prompt, self._data)
+
+
+def _all_apart(steps: Iterable[Step], path: str, storing: _Takes) -> tuple[Step, ...]:
     return tuple(_apart(step, f"{path}[{index}]", storing) for index, step in enumerate(steps))
 
 
-def _apart(step: Step, path: str, storing: StoredApart) -> Step:
+def _apart(step: Step, path: str, storing: _Takes) -> Step:
     if isinstance(step, BlockSpec):
         return step.with_branches(
             branch.model_copy(update={"steps": _all_apart(branch.steps, f"{path}.branches[{number}].steps", storing)})

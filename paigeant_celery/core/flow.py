@@ -69,11 +69,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a workflow failed: the step, the class of the error or a reason code, the text, and what raised it."""
+    """Why a workflow failed: the step, the class of the error or a reason code, the text, and what raised it.
+
+    The text of an error may quote what the step knew, so it is not in the `repr`.
+    """
 
     step_id: str | None
     error_class: str
-    text: str
+    text: str = field(repr=False)
     cause: Cause | None = None
 
     @property

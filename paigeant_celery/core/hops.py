@@ -32,6 +32,7 @@ __all__ = [
     "Pace",
     "Parked",
     "Listing",
+    "NotEdited",
     "NotGranted",
     "ResentReason",
     "Sweeping",
@@ -40,6 +41,7 @@ __all__ = [
     "claim",
     "close",
     "count_attempt",
+    "edit",
     "give_back",
     "goes_first",
     "hold",
@@ -75,13 +77,17 @@ HopState: TypeAlias = Literal[
     "held", "queued", "running", "waiting", "suspended", "parked", "done", "failed", "cancelled"
 ]
 ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
-NotGranted: TypeAlias = Literal["finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "altered"]
+NotGranted: TypeAlias = Literal[
+    "finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "altered", "superseded"
+]
+NotEdited: TypeAlias = Literal["ended", "goes_on", "changed", "begun"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty", "time_over"]
 
 ENDED: tuple[HopState, ...] = ("done", "failed", "cancelled")
 GOES_ON: tuple[WorkflowState, ...] = ("running", "parked")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_SUPERSEDED = 20  # digests of earlier envelopes that a hop keeps
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
 
 
@@ -109,7 +115,7 @@ class Hop:
     says how often it was overdue. If `sent` is 0, the next sweep sends it. `given_back` counts the workers that could
     not read it, because a newer version wrote it. `suspended_by` is the owner and fence of the claim that suspended it
     last, and `slept` whether it had to wait then; `wake_at` is when it goes on without an answer. `on_branches` says
-    whether it waited for nothing but its branches then.
+    whether it waited for nothing but its branches then. `superseded` are the digests that it had before it was edited.
     """
 
     digest: str = ""
@@ -129,6 +135,7 @@ class Hop:
     slept: bool = False
     wake_at: datetime | None = None
     on_branches: bool = False
+    superseded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +326,7 @@ def claim(
     """
     # An altered message is recognised in every state of the hop.
     if digest is not None and digest != hop.digest:
-        return "altered"
+        return "superseded" if digest in hop.superseded else "altered"
     if hop.state in ("done", "failed"):
         return "finished"
     if hop.state in ("held", "waiting", "suspended", "parked", "cancelled"):
@@ -491,6 +498,25 @@ def redrive(hop: Hop, *, now: datetime) -> Change:
     """Queue a parked hop again, with all its attempts. The next sweep sends it."""
     queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0, given_back=0)
     return Change(hop=queued, listing=Due(at=now))
+
+
+def edit(hop: Hop, *, digest: str, instead_of: str, restarts: bool, opened: bool) -> Hop | NotEdited:
+    """Give the hop another envelope, known by its `digest`, while nobody runs it; or say why not.
+
+    It stays where it is listed. Its digest must be `instead_of`: otherwise somebody else has edited it. If its step is
+    another one, it `restarts`, which it cannot once it has `opened` branches or is suspended.
+    """
+    if hop.state in ENDED:
+        return "ended"
+    if hop.state not in ("parked", "suspended"):
+        return "goes_on"
+    if hop.digest != instead_of:
+        return "changed"
+    if restarts and (hop.state == "suspended" or opened):
+        return "begun"
+    earlier = (hop.digest, *(each for each in hop.superseded if each != digest))[:MOST_SUPERSEDED]
+    edited = replace(hop, digest=digest, superseded=earlier)
+    return replace(edited, sent=0, first=0) if restarts else edited
 
 
 def send_again(hop: Hop, *, now: datetime) -> Change:

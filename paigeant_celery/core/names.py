@@ -17,6 +17,7 @@ __all__ = [
     "CONVERSATION_RULE",
     "CORRELATION_ID",
     "CORRELATION_ID_RULE",
+    "DISPATCH",
     "EVENTS",
     "FIRST_PLACE",
     "FLOW",
@@ -79,6 +80,8 @@ FIRST_PLACE = "0"
 
 FLOW = "_flow"  # the activity of the steps that we run ourselves; every worker that serves steps serves it
 
+DISPATCH = "dispatch"  # the task that dispatches a document; no activity has its name, because it would have its task
+
 MAX_ATTEMPTS = 1000  # the highest number that a policy or setting allows
 
 
@@ -134,7 +137,7 @@ def is_activity_name(text: str) -> bool:
 
 def is_free_name(text: str) -> bool:
     """Say whether a user may give this name to an activity."""
-    return is_activity_name(text) and text != FLOW
+    return is_activity_name(text) and text not in (FLOW, DISPATCH)
 
 
 def hop_id(correlation_id: str, place: str) -> str:
@@ -244,11 +247,13 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "empty_itinerary": "there is no step to run",
         "empty_prompt": "a step of an agent has no prompt",
         "expired": "the store does not know the workflow, and its message is too old for the workflow to be adopted",
+        "fork_too_large": "a fork would copy more outputs and files than the store copies in one step",
         "inconsistent_slip": "the ids, places or digest of a message contradict each other or the store",
         "invalid_answer": "an answer to a wait, or a signal, is no JSON, or does not fit what the wait asks for",
         "invalid_arguments": "the arguments of a function or a task do not fit it, or would not come back from JSON",
         "invalid_block": "the branches, the join or another part of a block make no sense",
         "invalid_deps": "the deps of an agent do not fit the type that reads them, or would not come back from JSON",
+        "invalid_document": "a document of a slip is neither JSON nor YAML, or a part of it is not as it has to be",
         "invalid_envelope": "an envelope is not strict JSON, or one of its fields has a wrong value",
         "invalid_input": "an argument of a call has a wrong type or value",
         "invalid_limit": "the limit of an agent's insertions is not a valid number",
@@ -266,12 +271,17 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "naive_datetime": "a deadline, or another time, has no time zone",
         "newer_version": "only a newer version can read the message or its journal; a worker of that version takes it",
         "not_awaited": "a signal was sent to a branch in which nothing waits for it",
+        "not_begun": "a fork would begin behind steps that have not ended",
+        "not_kept": "an older version ran a step, and kept nothing of what it was asked for",
+        "not_recorded": "nothing is recorded of a step, or it is none of an agent, so that it cannot be replayed",
         "output_not_serializable": "the output of a step has no JSON form that is read back as it is",
         "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
         "response_pending": "the output of a step is a response that the provider still works on, and no result",
         "result_not_serializable": "a result inside a run has no JSON form, so it cannot be recorded",
         "result_too_large": "a result inside a run is too large to be recorded",
         "secret_without_encryption": "a pydantic secret would have travelled as asterisks",
+        "stale_revision": "a workflow has moved on, or somebody has edited it, since the document was exported",
+        "step_begun": "the current step has opened branches or is suspended, and cannot become another one",
         "store_corrupt": "a record of the store is not as this version writes it",
         "store_lost": "the store has lost its data, and the message does not carry all that its workflow needs",
         "store_required": "a step needs a store, and the worker that got it has none",
@@ -291,11 +301,12 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "unexpected_error": "opening a delivery raised an unexpected error",
         "unknown_agent": "the worker has not loaded the activity",
         "unknown_field": "the envelope has a field that its version does not have",
-        "unknown_path": "a path leads to no step or branch that goes on",
+        "unknown_path": "a path leads to no step, or to no branch that goes on",
         "unknown_task": "the message names a task that is not an activity and that the worker does not have",
         "unsendable": "no broker can take the message of a hop, whatever its state",
         "unsupported_version": "the envelope has another major version, or none",
-        "workflow_ended": "a signal was sent to a workflow that has ended",
+        "workflow_ended": "a signal was sent to a workflow that has ended, or somebody would edit it",
+        "workflow_goes_on": "the steps to come of a workflow are edited only while it is parked or suspended",
     }
 )
 
@@ -312,8 +323,10 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "claimed": "a worker began an attempt of a hop",
         "completed": "a hop ended well, and the next one was recorded with it",
         "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
+        "edited": "somebody replaced the steps to come; `by` says who",
         "events_dropped": "so many events of agents were replaced by newer ones before they were read",
         "failed": "a hop failed and is not tried again",
+        "forked": "the workflow is a fork: it begins at the `step` of the workflow `from`",
         "given_back": "a worker could not read a hop of a newer version, and left it to newer workers",
         "joined": "a block goes on; `how` says whether its join was met or missed",
         "note": "a step reported something that has no other type",
@@ -376,13 +389,17 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "hop_unknown": "the store has lost its record of a hop, and the run here is cancelled",
         "job_left": "a job at a provider that nobody needs any more could not be cancelled",
         "left_task_failed": "a task or callback that a step left on the event loop failed, or was given up",
+        "list_unreadable": "a workflow is left out of a list, because its record cannot be read",
         "loop_blocked": "a step blocks the event loop, and later ones get a new one",
         "loop_interrupted": "something ended the event loop, which goes on",
         "message_refused": "a message cannot be run; `reason` says why",
+        "navbar_unknown": "Flower's navigation bar is of an unknown form, and has no entry for workflows",
         "nobody_serves": "a caller waits for a workflow whose step nobody serves",
         "open_failed": "an unexpected error occurred while a delivery was opened",
         "outdated": "a newer worker has begun, so this one takes no more steps",
         "owner_gone": "the process of an owner is gone, so its hops are sent again",
+        "page_acted": "somebody retried, cancelled or answered something on a page in Flower; `by` says who",
+        "page_failed": "a page about workflows in Flower could not be shown",
         "queue_not_added": "a worker was told to take a queue of ours, but its settings are wrong",
         "queue_not_seen": "the broker did not say how many messages wait on a queue",
         "renew_failed": "the lease of this process could not be renewed",
@@ -396,6 +413,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "store_corrupt": "a record of the store cannot be read",
         "store_unreachable": "the store is away, and something waits for it",
         "sweep_failed": "a sweep ended early; the next one comes soon",
+        "telemetry_failed": "a processor, sampler or instrument of the host's raised; logged once in a process",
         "touching_failed": "nothing extends the lease of a worker while a step holds the interpreter lock",
         "transport_chosen": "which transport was chosen, and why",
         "transport_overruled": "an environment variable takes precedence over the installed app",

@@ -130,7 +130,7 @@ class ActivitySpec(StepFields):
     def activity(self) -> str:
         return self.agent_name
 
-    def asking(self, prompt: str | None) -> Self:
+    def asking(self, prompt: str | Sequence[object] | None) -> Self:
         """Return the same step without an id, with another prompt if one is given."""
         asked = self if prompt is None else ActivitySpec(self.agent_name, prompt)
         kind = NEEDS_1_2 if self._is_in_conversation else asked.kind
@@ -280,16 +280,16 @@ Branch.model_rebuild()
 BlockSpec.model_rebuild()
 
 
-def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
+def name_steps(steps: Iterable[Step], *, taken: Iterable[str] = ()) -> tuple[Step, ...]:
     """Give each step without an id one made from its activity's name, numbered from the second on.
 
-    Deterministic: the same steps get the same ids. The ids of each branch are its own. Raises `InvalidInput` if an id
-    is used twice in a slip.
+    Deterministic: the same steps get the same ids. The ids of each branch are its own, and ids that are `taken` are
+    those of earlier steps. Raises `InvalidInput` if an id is used twice in a slip.
     """
     wanted = list(steps)
     given = [step.step_id for step in wanted if step.step_id is not None]
     check_unique(given)
-    used = set(given)
+    used = {*given, *taken}
     named: list[Step] = []
     for step in wanted:
         if isinstance(step, BlockSpec):

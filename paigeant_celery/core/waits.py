@@ -6,6 +6,7 @@ the store in memory runs them, and the scripts on Redis are compared with it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ __all__ = [
     "hop_of_token",
     "is_over",
     "make_token",
+    "mark_of",
     "next_look",
     "time_out",
     "without_tokens",
@@ -80,6 +82,11 @@ class Wait:
 def make_token(hop_id: str, secret: str) -> str:
     """Return the token of a wait: it leads to its hop, and `secret` makes sure that nobody can guess it."""
     return f"{hop_id}{SEPARATOR}{secret}"
+
+
+def mark_of(token: str) -> str:
+    """Return what tells a token from others, and leads nowhere."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
 def without_tokens(text: str) -> str:

@@ -8,16 +8,18 @@ from datetime import timedelta
 from typing import TypeGuard
 
 from paigeant_celery.broker.outbox import Outbox
-from paigeant_celery.core.budget import used_by
+from paigeant_celery.core.budget import Usage, used_by
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.files import first_stored
+from paigeant_celery.core.flow import Completed, Event
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
 
-__all__ = ["Claims", "is_limited"]
+__all__ = ["Claims", "is_limited", "used_by_step"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Claims:
             conversation=conversation_of(message) if message is not None else None,
             wanted=wanted,
             used=used_by(message.slip.executed, earlier=message.slip.earlier) if is_limited(message) else None,
+            trace=arrival.trace,
+            activity=step.activity if step is not None else "",
         )
         return self._store.claim(claim)
 
@@ -102,6 +106,13 @@ class Claims:
 def is_limited(message: PaigeantMessage | None) -> TypeGuard[PaigeantMessage]:
     """Say whether the workflow of a message has limits, so that the store counts what it uses."""
     return message is not None and message.usage_limits is not None and bool(message.usage_limits.set_limits())
+
+
+def used_by_step(message: PaigeantMessage, event: Event) -> Usage | None:
+    """Return what a step used that has ended well; what the branches of a block used is counted by their hops."""
+    if not isinstance(event, Completed) or isinstance(message.step, BlockSpec):
+        return None
+    return Usage(counters=event.usage, cost=event.cost)
 
 
 def _check_whole(message: PaigeantMessage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -36,6 +36,7 @@ from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Dropped
 
 __all__ = [
+    "COMPLETED",
     "GIVEN_BACK",
     "PUT_BACK",
     "PUT_BACK_PAUSE",
@@ -90,6 +91,9 @@ class ClosedAs(StrEnum):
     PARKED = "parked"
     FAILED = "failed"
     OVERTAKEN = "overtaken"  # by another owner, whose run counts
+
+
+COMPLETED = (ClosedAs.COMPLETED, ClosedAs.BRANCH_COMPLETED, ClosedAs.WORKFLOW_COMPLETED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,11 +248,21 @@ class Effects(ABC):
         """Keep a dead letter of something that is not a hop's message."""
 
     @abstractmethod
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Start putting hops back on their queue if their message or their owner is lost.
 
         `on_outdated` is called, in another thread, if a newer worker has begun and this one may no longer do that.
         """
+
+    @property
+    def swept_at(self) -> float | None:
+        """When this worker swept last, on the monotonic clock; None if it does not sweep."""
+        return None
+
+    @property
+    def sweep_failure(self) -> str:
+        """Why the last sweep ended early; empty if it did not."""
+        return ""
 
     @abstractmethod
     def stop_sweeping(self) -> None:

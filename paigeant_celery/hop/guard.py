@@ -35,7 +35,7 @@ class Arrival:
     `fault` is what the receiver already found wrong with the message around the envelope. `token` names this delivery
     among those of its owner: claiming again with it gets the answer of the first claim, whose reply may have been lost.
     `attempt` counts only if no store does, and so does `given_back`: how often workers that could not read it put it
-    back.
+    back. `trace` names the span of this delivery, if it has one.
     """
 
     hop_id: str
@@ -45,6 +45,7 @@ class Arrival:
     queue: str | None = None
     attempt: int = 1
     given_back: int = 0
+    trace: str = ""
     token: str = field(default_factory=lambda: str(next(_deliveries)))
 
 

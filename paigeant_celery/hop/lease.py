@@ -52,10 +52,13 @@ class _Holding:
 
 
 class Owner:
-    """Keeps the lease of this process alive while it runs hops, and cancels the runs of hops that it has lost."""
+    """Keeps the lease of this process alive while it runs hops, and cancels the runs of hops that it has lost.
 
-    def __init__(self, store: HopStore, *, lease: float) -> None:
-        self._store = store
+    `renewed` is called after each renewal that went well, also while there is nothing to renew.
+    """
+
+    def __init__(self, store: HopStore, *, lease: float, renewed: Callable[[], object] = lambda: None) -> None:
+        self._store, self._renewed = store, renewed
         self._interval = lease / RENEWALS_PER_LEASE
         self._lock = real().Lock()
         self._id: str | None = None
@@ -149,9 +152,11 @@ class Owner:
                     logger.warning("hop given back because nobody ran it here", extra=_fields("hop_released", hop_id))
 
     def _renew_until(self, ending: Any) -> None:
+        self._renewed()  # a claim gives a whole lease
         while not ending.wait(self._interval):  # unlike a sleep, it is not cut short by a signal
             try:
                 self.renew()
+                self._renewed()
             except PaigeantError as error:
                 # The lease may expire while the store is away; the fence then decides who may write.
                 logger.warning("lease not renewed: %s", error, extra=_fields("renew_failed", None))

@@ -25,6 +25,7 @@ from paigeant_celery.core.slip import (
     WaitSpec,
 )
 from paigeant_celery.hop.guard import Arrival, content_of
+from paigeant_celery.hop.liveness import in_words
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.store.port import DeadLetter
 
@@ -56,7 +57,10 @@ KNOWN_KEYS = {
 
 
 def letter_of(arrival: Arrival, fault: MessageError, *, worker: str, cause: Cause | None = None) -> DeadLetter:
-    """Return the dead letter of a message; a message that is delivered and refused again gets the same id."""
+    """Return the dead letter of a message; a message that is delivered and refused again gets the same id.
+
+    `worker` is the owner that writes it.
+    """
     ids = split_hop_id(arrival.hop_id)
     content = content_of(arrival)
     digest = hashlib.sha256(content).hexdigest()
@@ -71,7 +75,7 @@ def letter_of(arrival: Arrival, fault: MessageError, *, worker: str, cause: Caus
         size=len(content),
         sha256=digest,
         sample=redacted(content.decode(errors="backslashreplace")),
-        worker=worker,
+        worker=in_words(worker),
         trace=cause.without_texts if cause is not None else "",
     )
 

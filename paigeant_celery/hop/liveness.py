@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import socket
 import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["goes_on", "host_id", "is_gone", "new_owner_id"]
+__all__ = ["goes_on", "host_id", "in_words", "is_gone", "is_stopped", "new_owner_id"]
 
 PROC = Path("/proc")
 PARENT = 1  # its index in /proc/<pid>/stat after the name of the command
@@ -18,11 +21,14 @@ UNKNOWN = "unknown"
 
 
 def new_owner_id() -> str:
-    """Return `host:pid:start:nonce` for this process; a forked child gets a different one.
+    """Return `host:pid:start:nonce:name` for this process; a forked child gets a different one.
 
-    If the host or the start cannot be read, that part is `unknown`, and nobody judges the process by it.
+    If the host or the start cannot be read, that part is `unknown`, and nobody judges the process by it. The name is
+    that of the machine, for people.
     """
-    return f"{host_id() or UNKNOWN}:{os.getpid()}:{_start_of(os.getpid()) or UNKNOWN}:{uuid.uuid4().hex[:12]}"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or UNKNOWN
+    start = _start_of(os.getpid()) or UNKNOWN
+    return f"{host_id() or UNKNOWN}:{os.getpid()}:{start}:{uuid.uuid4().hex[:12]}:{name}"
 
 
 @cache
@@ -38,6 +44,12 @@ def host_id() -> str | None:
     except OSError:
         return None
     return f"{boot}.{namespace}"
+
+
+def in_words(owner_id: str) -> str:
+    """Return what people call the process of an owner, if it is on this host; else the id."""
+    process = _process_of(owner_id)
+    return f"pid {process[0]} on {platform.node()}" if process is not None else owner_id
 
 
 def is_gone(owner_id: str) -> bool:
@@ -68,6 +80,12 @@ def goes_on(owner_id: str, *, of: str) -> bool:
     if stat is None or stat[0] in ENDED | STOPPED or stat[START_TIME] != process[1]:
         return False
     return str(above[0]) in (str(process[0]), stat[PARENT])
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped by a signal; False if this host cannot tell."""
+    stat = _stat_of(pid)
+    return stat is not None and stat[0] in STOPPED
 
 
 def _process_of(owner_id: str) -> tuple[int, str] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from paigeant_celery.broker.metrics import letter_kept
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core import flow
 from paigeant_celery.core.causes import Cause, cause_of
@@ -19,6 +20,7 @@ from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, Drop, Refusal, Ref
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
+from paigeant_celery.hop.liveness import in_words
 from paigeant_celery.hop.sending import send_on
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, HopRecord, Store
 
@@ -72,7 +74,7 @@ class Refusals:
             answer = self._claim_unrun(arrival, fault, None, sha256(arrival.envelope))
             if isinstance(answer, Claimed):
                 closing = self._claims.closing_of(arrival, answer)
-                text = f"given back by {closing.owner}: {fault.detail}"
+                text = f"given back by {in_words(closing.owner)}: {fault.detail}"
                 self._store.give_back(closing, flow.Failure(step_id=None, error_class=fault.reason, text=text))
                 log_given_back(arrival, fault)
                 return GIVEN_BACK
@@ -121,6 +123,7 @@ class Refusals:
         log_refusal(arrival, fault)
         with suppress(StoreCorrupt):  # the log already says what is wrong with the message
             self._store.bury(letter_of(arrival, fault, worker=self._owner(), cause=_cause(fault)))
+            letter_kept(fault.reason)
 
     def _standing(self, arrival: Arrival) -> Dropped:
         """Say how to treat a message that is not the hop's own: as `altered` if its workflow is known."""
@@ -169,6 +172,7 @@ class Refusals:
                 self._store.bury(letter)
             else:
                 send_on(self._outbox, closed.hops if closed is not None else ())
+            letter_kept(letter.reason)
 
 
 def put_back(arrival: Arrival, outbox: Outbox) -> bool:

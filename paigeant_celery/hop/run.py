@@ -18,7 +18,6 @@ from pydantic import JsonValue
 from paigeant_celery.activities.context import Blocks, WorkflowContext, entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
-from paigeant_celery.broker.tracing import hop_trace
 from paigeant_celery.core.block_errors import BlockFailed
 from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, PaigeantError, Paused, TransientError
@@ -28,6 +27,7 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, Verdict, attempt_of
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.hop.ended import Ended, read_kept
+from paigeant_celery.hop.observed import Observed
 from paigeant_celery.hop.step_waits import StepWaits
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.journal.hop_journal import HopJournal
@@ -56,6 +56,7 @@ class Opened:
     policy: StepPolicy
     journal: HopJournal | None = None  # None if there is no store
     history: tuple[str, ...] = ()  # of its conversation, a text for each earlier step
+    seen: Observed
     begun_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -157,7 +158,7 @@ class StepRunner:
                     waits=StepWaits(hop.journal),
                     blocks=self._blocks_of(hop),
                 )
-                with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
+                with entered(context), hop.seen.span.current(), journalling(hop.journal):
                     async with self._around(hop, context):
                         try:
                             result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)

@@ -27,17 +27,19 @@ from paigeant_celery.core.errors import (
     TransientError,
     UnknownActivity,
 )
-from paigeant_celery.core.flow import Begun, CouldNotClose, Decision, Exhausted, Limits, Run, decide
+from paigeant_celery.core.flow import Begun, Completed, CouldNotClose, Decision, Exhausted, Limits, Run, decide
 from paigeant_celery.core.message import PaigeantMessage, within_trace
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step
-from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
+from paigeant_celery.core.steps import BlockSpec
+from paigeant_celery.hop.effects import COMPLETED, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.jobs import ProviderJobs
 from paigeant_celery.hop.left_jobs import left_jobs
+from paigeant_celery.hop.observed import Observed
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.store.port import Claimed, Dropped
@@ -98,19 +100,21 @@ class HopService:
             step_at=effects.step_at,
         )
 
-    def open(self, arrival: Arrival) -> Opening:
-        """Guard and claim a delivery.
+    def open(self, arrival: Arrival, seen: Observed | None = None) -> Opening:
+        """Guard and claim a delivery; what is seen of it is told to `seen`.
 
         Raises `TransientError` if the store is away; call again to go on. Raises `OutdatedVersion` if a newer worker
         has begun. If anything else goes wrong, the message is refused, so that nobody waits for a workflow that will
         not move.
         """
         message: PaigeantMessage | None = None
+        seen = seen or Observed(arrival)
         try:
             message = self._deep(lambda: read(arrival, self._settings))
             check_address(arrival, message)
             activity = self._loaded(arrival.activity)
-            return self._claimed(arrival, message, activity, activity.check(message.step))
+            arrival = seen.read(message)
+            return self._claimed(arrival, message, activity, activity.check(message.step), seen)
         except NewerMessage as fault:
             return self._effects.give_back(arrival, fault)
         except MessageError as fault:
@@ -209,7 +213,9 @@ class HopService:
         except UnknownActivity as error:
             raise MessageError("unknown_agent", "", str(error)) from None
 
-    def _claimed(self, arrival: Arrival, message: PaigeantMessage, activity: Activity, given: object) -> Opening:
+    def _claimed(
+        self, arrival: Arrival, message: PaigeantMessage, activity: Activity, given: object, seen: Observed
+    ) -> Opening:
         policy = step_policy(message.step, activity, self._settings)
         max_attempts = policy.max_attempts or self._settings.max_attempts
         timeout = policy.timeout or self._settings.step_timeout
@@ -220,6 +226,7 @@ class HopService:
                 extra={"action": "delivery_dropped", "hop": arrival.hop_id, "reason": answer.reason},
             )  # fmt: skip
             return self._dropped(arrival.hop_id, answer, activity)
+        seen.claimed(message, answer)
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = self._effects.closing_of(arrival, answer)
@@ -237,6 +244,7 @@ class HopService:
                 policy=policy,
                 journal=journal,
                 history=() if kept else self._effects.history_of(message, answer),
+                seen=seen,
             )
         )
 
@@ -257,13 +265,23 @@ class HopService:
         decision = decide(message, begun, now=claimed.now, limits=self._limits)
         if isinstance(decision, Run):
             return hop
-        return self._effects.commit(hop, decision, Outcome(event=begun, at=claimed.now))
+        return self._commit(hop, decision, Outcome(event=begun, at=claimed.now))
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         # The next hop belongs below this one's span, also if its message is lost and sent again.
-        message = within_trace(hop.message, current_trace())
+        with hop.seen.span.current():
+            message = within_trace(hop.message, current_trace())
         decision = self._deep(lambda: self._decided(message, outcome))
-        return self._effects.commit(hop, decision, outcome)
+        return self._commit(hop, decision, outcome)
+
+    def _commit(self, hop: Opened, decision: Decision, outcome: Outcome) -> Summary:
+        summary = self._effects.commit(hop, decision, outcome)
+        ended, event, seen = summary.outcome, outcome.event, hop.seen
+        if isinstance(event, Completed) and ended in COMPLETED and not isinstance(hop.message.step, BlockSpec):
+            seen.used(event.usage, event.cost)  # the hops in a block have counted what they used
+        seen.waited(hop.journal.waits.seen if hop.journal is not None else (), outcome=ended)
+        seen.ended(ended, summary.error_class, outcome.cause.without_texts if outcome.cause is not None else "")
+        return summary
 
     def _decided(self, message: PaigeantMessage, outcome: Outcome) -> Decision:
         return decide(message, outcome.event, now=outcome.at, limits=self._limits)

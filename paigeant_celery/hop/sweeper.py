@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,16 +60,21 @@ class Sweeper:
     ) -> None:
         self._store, self._outbox, self._set_aside, self._end_late = store, outbox, set_aside, end_late
         self._stopping: Any = None  # an event between real threads
+        self._served: Callable[[], Iterable[str]] = tuple
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
+        self.swept_at: float | None = None  # when the store answered last, or the start, on the monotonic clock
         self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
 
-    def start(self, on_outdated: Callable[[], object]) -> None:
+    def start(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Begin to sweep in this process; a forked child does not sweep.
 
-        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then.
+        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then. `served`
+        tells which queues this process reads; the store notes that.
         """
         if self._stopping is None:
+            self._served = served
             self._stopping = real().Event()
+            self.swept_at = time.monotonic()
             thread = start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
             end_at_exit(thread, self._stopping.set)
 
@@ -77,7 +82,7 @@ class Sweeper:
         """Stop sweeping after the current pass."""
         if self._stopping is not None:
             self._stopping.set()
-            self._stopping = None
+            self._stopping, self.swept_at = None, None
 
     def sweep(self) -> None:
         """Make one pass unless someone has made one within this second, and more if it is full.
@@ -85,12 +90,14 @@ class Sweeper:
         Raises `PaigeantError`.
         """
         host = host_id() or ""
-        found = self._store.sweep(host=host)
+        found = self._store.sweep(host=host, served=self._reads())
+        self._note_pass()
         self._send(found)
         for _ in range(MOST_PASSES):
             if not found.full:
                 break
             found = self._store.sweep(host=host)
+            self._note_pass()
             self._send(found)
         dead = [owner for owner in found.owners if is_gone(owner)]
         for owner in dead:
@@ -100,6 +107,22 @@ class Sweeper:
         # The store knows no broker, so queues are looked at here, and the store is asked once more.
         if queues := self._looked_at(found.queues):
             self._send(self._store.sweep(host=host, queues=queues))
+
+    def _reads(self) -> Collection[str]:
+        """Return which queues this process reads."""
+        try:
+            return tuple(self._served())
+        except RuntimeError:  # they changed in the meantime; the next sweep tells them
+            return ()
+
+    @property
+    def failure(self) -> str:
+        """Why the last pass ended early; empty if it did not."""
+        return self._said.get(("sweep_failed", ""), "")
+
+    def _note_pass(self) -> None:
+        if self.swept_at is not None:  # not stopped meanwhile
+            self.swept_at = time.monotonic()
 
     def _looked_at(self, queues: Sequence[str]) -> dict[str, bool]:
         """Return which queues are empty, of those that can be looked at within a moment; the others come later."""

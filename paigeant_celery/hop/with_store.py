@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from paigeant_celery.broker.metrics import letter_kept
 from paigeant_celery.broker.outbox import Outbox
-from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
 from paigeant_celery.core.errors import (
@@ -19,7 +19,8 @@ from paigeant_celery.core.errors import (
     StoreCorrupt,
     TransientError,
 )
-from paigeant_celery.core.flow import Advance, Arrive, Completed, Event, Failure, Finish, Stands
+from paigeant_celery.core.flow import Advance, Arrive, Failure, Finish, Stands
+from paigeant_celery.core.forks import as_asked
 from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, sha256
@@ -29,7 +30,7 @@ from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop import ended
-from paigeant_celery.hop.claims import Claims, is_limited
+from paigeant_celery.hop.claims import Claims, is_limited, used_by_step
 from paigeant_celery.hop.copies import Copies, following_hop
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
@@ -302,9 +303,19 @@ class RecordedEffects(Effects):
         """Log and keep what may be told about a message that cannot be run."""
         self._refusals.discard(arrival, fault)
 
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Start sending again what is due or overdue."""
-        self._sweeper.start(on_outdated)
+        self._sweeper.start(on_outdated, served)
+
+    @property
+    def swept_at(self) -> float | None:
+        """When the store answered a sweep last."""
+        return self._sweeper.swept_at
+
+    @property
+    def sweep_failure(self) -> str:
+        """What the last sweep failed with."""
+        return self._sweeper.failure
 
     def stop_sweeping(self) -> None:
         """Stop sending it, and leave that to other workers."""
@@ -389,6 +400,7 @@ class RecordedEffects(Effects):
             if closed is None:
                 return _overtaken(hop, failure)
             send_on(self._outbox, closed.hops)  # a crash before this line leaves it to a sweep
+        letter_kept(letter.reason)
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
@@ -421,7 +433,9 @@ class RecordedEffects(Effects):
         self, hop: Opened, decision: Advance | Finish | Arrive, next_hop: HopRecord | None, outcome: Outcome
     ) -> Closed | None:
         own = hop.message.slip.name_in_store(hop.message.step.step_id or "")
-        blobs = {**decision.far, own: outcome.blob} if outcome.blob is not None else decision.far
+        blobs = {**decision.far, **as_asked(hop.message.slip)}
+        if outcome.blob is not None:
+            blobs[own] = outcome.blob
         key = conversation_of(hop.message)
         held = hop.journal.held if hop.journal is not None else {}
         done = self._store.complete(
@@ -435,19 +449,12 @@ class RecordedEffects(Effects):
                 notes=outcome.notes,
                 said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,
                 records=held,
-                used=_used(hop, outcome.event) if is_limited(hop.message) else None,
+                used=used_by_step(hop.message, outcome.event) if is_limited(hop.message) else None,
             )
         )
         if hop.journal is not None:
             hop.journal.let_go(held)
         return done
-
-
-def _used(hop: Opened, event: Event) -> Usage | None:
-    """Return what a step used that has ended well; what the branches of a block used is counted by their hops."""
-    if not isinstance(event, Completed) or isinstance(hop.message.step, BlockSpec):
-        return None
-    return Usage(counters=event.usage, cost=event.cost)
 
 
 def _write_held(hop: Opened) -> None:

@@ -7,9 +7,10 @@ the envelope.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
+from paigeant_celery.broker.metrics import letter_kept
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.conversations import conversation_of
@@ -137,6 +138,7 @@ class MessageOnlyEffects(Effects):
         """Keep a dead letter, with the envelope if it is sound and another worker might run it."""
         log_refusal(arrival, fault)
         self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
+        letter_kept(fault.reason)
         return refused_for(fault, message)
 
     def give_back(self, arrival: Arrival, fault: NewerMessage) -> Refusal:
@@ -154,7 +156,7 @@ class MessageOnlyEffects(Effects):
         """Keep a dead letter of a message that is too large to be read."""
         self.discard(arrival, fault)
 
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Do nothing, because only the broker knows what waits."""
 
     def stop_sweeping(self) -> None:
@@ -166,6 +168,7 @@ class MessageOnlyEffects(Effects):
     def _set_aside(self, hop: Opened, failure: Failure, action: str) -> None:
         arrival, fault = parked_fault(hop, failure)
         self._letters.bury(letter_of(arrival, fault, worker=self._worker(), cause=failure.cause), str(arrival.envelope))
+        letter_kept(fault.reason)
         log_failure(logging.ERROR, action, hop, failure, "it is set aside on the queue of dead letters")
 
 

@@ -277,10 +277,8 @@ class HopJournal:
             raise
         if set(drifted) - self._drifted:  # one log line for each
             self._drifted |= set(drifted)
-            logger.warning(
-                "%s is replayed although %s; the recorded answer belongs to the earlier version",
-                key.label, change_in(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
-            )  # fmt: skip
+            text = f"{key.label} is replayed although {change_in(drifted)}"
+            self.tell_drift(f"{text}; the recorded answer belongs to the earlier version")
         self._answered(key, record.number)
         self.replayed += 1
         self.waits.moved()
@@ -492,10 +490,12 @@ class HopJournal:
         self._turns.give_up()  # what waits for a call that is not made any more must not wait
 
     def _lose_order(self) -> None:
-        logger.warning(
-            "a recorded call is not made again, and so the others are answered in the order in which they are made",
-            extra={"action": "replay_drift", "hop": self.hop_id},
-        )
+        text = "a recorded call is not made again, and so the others are answered in the order in which they are made"
+        self.tell_drift(text)
+
+    def tell_drift(self, text: str) -> None:
+        """Say that the code does something otherwise than before that does not forbid the replay."""
+        logger.warning("%s", text, extra={"action": "replay_drift", "hop": self.hop_id})
 
     async def noted_until(self, key: CallKey, until: datetime) -> datetime:
         """Return when a sleep is over, as it was when an attempt first came to it."""
@@ -614,10 +614,9 @@ class HopJournal:
     def _tell_new_operation(self, key: CallKey) -> None:
         if self._course.is_behind(key.run) and key.name not in self._drifted:
             self._drifted |= {key.name}
-            logger.warning(
-                "%s is made although no earlier attempt of the run that went on from there recorded it",
-                key.label, extra={"action": "replay_drift", "hop": self.hop_id},
-            )  # fmt: skip
+            self.tell_drift(
+                f"{key.label} is made although no earlier attempt of the run that went on from there recorded it"
+            )
 
 
 class _Holding:

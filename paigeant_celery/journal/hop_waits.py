@@ -117,6 +117,11 @@ class HopWaits:
         """Whether a wait of the hop is known: of an earlier attempt, or of this one."""
         return bool(self._known)
 
+    @property
+    def seen(self) -> tuple[Wait, ...]:
+        """All waits of the hop, as they were last seen."""
+        return tuple(self._known.values())
+
     def known(self, wait_id: str) -> Wait | None:
         """Return a wait as it was last seen."""
         return self._known.get(wait_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from paigeant_celery.core.waits import WHOLE, Wait, WaitKind, is_over, make_token
+from paigeant_celery.core.waits import WHOLE, Wait, WaitKind, is_over, make_token, mark_of
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey, Record
 from paigeant_celery.journal.scope import calling, is_recorded_here
@@ -92,7 +91,7 @@ async def ended_wait(
 
 async def _asked(journal: HopJournal, key: CallKey, wait: Wait, ask: Ask | None) -> Wait:
     """Ask unless that is recorded, or it is too late; return the wait, which asking may have settled."""
-    mark = hashlib.sha256(wait.token.encode()).hexdigest()[:16]  # a wait that is open again is asked for again
+    mark = mark_of(wait.token)  # a wait that is open again is asked for again
     asking = replace(key, kind="ask", name=f"{key.name}/{mark}")
     found = journal.find(asking, {})
     if found is not None:

@@ -26,7 +26,7 @@ class BranchPage:
 
     first: int
     hops: Sequence[HopRecord]
-    blobs: Mapping[str, str] = field(default_factory=dict)
+    blobs: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class HopReading:
     hop_id: str
     state: HopState
     queue: str
-    envelope: str
+    envelope: str = field(repr=False)
     attempt: int
     failure: Failure | None = None
     retry_at: datetime | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.store.port import Heard, Said
 
-__all__ = ["PIECE", "heard_of", "in_pieces", "said_arguments", "trips", "where_of"]
+__all__ = ["PIECE", "heard_of", "history_fields", "in_pieces", "said_arguments", "trips", "where_of"]
 
 PIECE = 1024 * 1024  # characters of what a step says; at most four times as many bytes
 AT_ONCE = 4 * 1024 * 1024  # bytes that are read in one round trip
@@ -32,6 +32,14 @@ def said_arguments(said: Said | None) -> list[str | int]:
         return ["", "", 0, 0]
     pieces = in_pieces(said.text)
     return [*where_of(said.conversation), len(said.text.encode()), len(pieces), *pieces]
+
+
+def history_fields(said: Said, *, log: str) -> Mapping[str, str]:
+    """Return the fields that hold a whole history of a workflow's own, among its blobs."""
+    pieces = in_pieces(said.text)
+    fields = {"log": log, "pieces": str(len(pieces)), "size": str(len(said.text.encode()))}
+    fields.update({str(number): piece for number, piece in enumerate(pieces, 1)})
+    return {f":{said.conversation.name}:{field}": text for field, text in fields.items()}
 
 
 def heard_of(text: str) -> Heard | None:

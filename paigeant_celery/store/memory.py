@@ -16,20 +16,25 @@ from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
+from paigeant_celery.core.hops import Change, ClosedState, Hop, Pace, Sweeping
 from paigeant_celery.core.names import block_of
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
+from paigeant_celery.store.edit_port import Edit, EditAnswer
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory_branches import Branches
+from paigeant_celery.store.memory_edits import edit_hop
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
+from paigeant_celery.store.memory_queries import counted, listed, standing, times
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
 from paigeant_celery.store.port import (
     AskedWait,
+    Before,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -46,12 +51,14 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.timeline import place_of
 from paigeant_celery.store.totals import NOTHING, summed, sums_of, usage_of
 
@@ -98,12 +105,16 @@ class MemoryStore:
         """Nothing: no other process reaches the records."""
         return None
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
             existing = self._records.workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
+            if new.origin is not None and new.origin.workflow not in self._records.workflows:
+                return "gone"
+            if self._records.copied_size(new) > self._limits.max_copied:
+                return "too_large"
             self._begin(new, "started", now)
             return "started"
 
@@ -141,6 +152,14 @@ class MemoryStore:
                 return Dropped(reason=change)
             self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
+            if hop.fence > before.fence:
+                _note_claim(kept, before, claim.trace, now)
+            if block_of(claim.hop_id) is None and claim.step:
+                workflow.activity, workflow.step_id = claim.activity, claim.step
+            if hop.fence > before.fence:
+                kept.activity = claim.activity
+                if before.state == "queued":
+                    self._records.note_time(claim.activity, "q", kept.queued_at, now=now)
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
             is_quiet, kept.quiet = kept.quiet, False
             if claim.used is not None and workflow.used is None:
@@ -159,6 +178,7 @@ class MemoryStore:
                 brought=_named(workflow.blobs, claim.wanted),
                 waits=by_since(kept.waits.values()),
                 totals=_totals(kept) if claim.used is not None else None,
+                before=kept.before,
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -325,6 +345,11 @@ class MemoryStore:
             workflow.events.add_event("redriven", hop_id, now=now, **about)
             return "redriven"
 
+    def edit(self, edit: Edit) -> EditAnswer:
+        """Replace the envelope of a hop that nobody runs."""
+        with self._transaction() as now:
+            return edit_hop(self._records, self._waits, edit, now=now)
+
     def wait(self, closing: Closing, new: NewWait) -> Wait | None:
         """Record a wait of a hop that the owner runs, or return the recorded one."""
         with self._transaction() as now:
@@ -431,9 +456,17 @@ class MemoryStore:
         with self._transaction():
             return self._records.histories.read(key, heard)
 
-    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+    def sweep(
+        self,
+        *,
+        host: str,
+        dead: Collection[str] = (),
+        queues: Mapping[str, bool] | None = None,
+        served: Collection[str] = (),
+    ) -> Sweep:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
+            self._records.served |= dict.fromkeys(served, now)
             found = Round(records=self._records, pace=self._pace, limits=self._limits, now=now)
             for owner in dead:
                 found.lapse(owner, "owner_gone")
@@ -503,6 +536,37 @@ class MemoryStore:
         """Return how many dead letters were dropped in favour of newer ones."""
         with self._transaction():
             return self._letters.dropped
+
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        with self._transaction() as now:
+            return listed(self._records, query, now=now)
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state."""
+        with self._transaction():
+            return counted(self._records)
+
+    def list_older(self) -> bool:
+        """Say that no workflow of an older version is left to be listed: there is none."""
+        return True
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        with self._transaction() as now:
+            since = now - timedelta(milliseconds=self._limits.day * self._limits.days_kept)
+            return times(self._records, since=since.date())
+
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
+        with self._transaction() as now:
+            return Serving(now=now, swept_at=self._sweeping.swept_at, queues=dict(self._records.served))
+
+    def standing(self, correlation_id: str) -> ListedWorkflow | None:
+        """Return a workflow as a list shows it, or None."""
+        with self._transaction() as now:
+            workflow = self._records.workflows.get(correlation_id)
+            return standing(self._records, workflow, now=now) if workflow is not None else None
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return no warnings: nothing can be wrong."""
@@ -580,11 +644,13 @@ class MemoryStore:
         self._records.workflows[new.correlation_id] = workflow
         self._records.queue(workflow, new.hop, now=now, begun=begun)
         workflow.events.add_event(event, new.hop.hop_id, now=now, queue=new.hop.queue)
+        self._records.fork(workflow, new, now=now)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
+            self._records.hops[hop_id].lapsed = False
         return change != "lost"
 
     def _heard(self, kept: Kept, conversation: ConversationKey | None, now: datetime) -> Heard | None:
@@ -630,7 +696,10 @@ class MemoryStore:
         )  # fmt: skip
         if isinstance(change, bool):
             return change
+        began = kept.hop.claimed_at
         self._records.apply(closing.hop_id, change, now=now)
+        if state in ("done", "failed"):
+            self._records.note_time(kept.activity, "r", began, now=now)
         kept.workflow.updated_at = now
         return kept
 
@@ -650,6 +719,15 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
         pass_every=timedelta(milliseconds=limits.pass_every),
         longest_sleep=timedelta(milliseconds=limits.longest_sleep),
     )
+
+
+def _note_claim(kept: Kept, before: Hop, trace: str, now: datetime) -> None:
+    """Note what a claim is told of those before it, and what later ones are told of it."""
+    taken_over = before.state == "running" or kept.lapsed
+    kept.before = Before(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
+    kept.last_claim, kept.lapsed = now, False
+    if trace:
+        kept.traces = (*kept.traces, trace)[-LIMITS.most_traces :]
 
 
 def _totals(kept: Kept) -> Totals | None:

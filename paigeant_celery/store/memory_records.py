@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from typing import Literal
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.blocks import Block, BranchEnded
@@ -12,10 +13,19 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Asleep, Change, Due, Held, Hop, Line, Owned, Pace, Parked
 from paigeant_celery.core.names import block_of
+from paigeant_celery.core.queries import bucket_of
 from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
-from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
+from paigeant_celery.store.port import (
+    NOTHING_BEFORE,
+    Before,
+    Heard,
+    HopRecord,
+    NewWorkflow,
+    WorkflowOrigin,
+    WorkflowRecord,
+)
 from paigeant_celery.store.totals import NOTHING, Sums
 
 __all__ = ["Kept", "KeptBranch", "Records", "Workflow"]
@@ -74,7 +84,10 @@ class Workflow:
     blobs: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
     used: Sums | None = None  # None if it has no limits, or no hop of it was claimed yet
+    origin: WorkflowOrigin | None = None
     live: int = 0  # hops that go on by themselves
+    activity: str = ""  # that of the current step, or of the last one
+    step_id: str = ""
 
     @property
     def goes_on(self) -> bool:
@@ -104,11 +117,17 @@ class Kept:
     heard: Heard | None = None
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
+    last_claim: datetime | None = None
+    lapsed: bool = False  # since that
+    before: Before = NOTHING_BEFORE  # that
+    traces: tuple[str, ...] = ()  # of its latest attempts
     counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)
     block: Block | None = None  # what it has opened
     branches: dict[int, KeptBranch] = field(default_factory=dict)
     is_counted: bool = False  # among the live hops, if it is one
+    queued_at: datetime | None = None  # since when it waits for a claim, or did
+    activity: str = ""  # of its step, since its first claim
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
 
     @property
@@ -132,18 +151,39 @@ class Records:
         self.leases: dict[str, datetime] = {}
         self.touchable: dict[str, datetime] = {}  # until when TOUCH may extend the lease
         self.lines: dict[str, Line] = {}
+        self.times: Counter[tuple[date, str, str, int]] = Counter()  # by day, activity, what, and bucket
+        self.served: dict[str, datetime] = {}  # when a worker that serves a queue has swept last
         self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
         self._changed: dict[str, Workflow] = {}  # those whose hops have changed in this transaction
         self._ttl, self._pace = ttl, pace
 
     def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime, begun: int | None = None) -> None:
         """Record a workflow's next hop, whose message is sent now, or one that is known only from its message."""
+        if block_of(new.hop_id) is None:
+            workflow.activity, workflow.step_id = new.activity, new.step_id
         line = self.line_of(new.queue)
         if begun is None:
             change = protocol.queue(digest=new.digest, line=line, now=now, pace=self._pace)
         else:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
+
+    def copied_size(self, new: NewWorkflow) -> int:
+        """Return how many bytes a workflow would copy from the one that it is a fork of."""
+        given = self.workflows[new.origin.workflow].blobs if new.origin is not None else {}
+        return sum(len(given[name].encode()) for name in new.copied if name in given)
+
+    def fork(self, workflow: Workflow, new: NewWorkflow, *, now: datetime) -> None:
+        """Give a workflow what it has of the one that it is a fork of, if it is one."""
+        if new.origin is None:
+            return
+        given = self.workflows[new.origin.workflow].blobs
+        workflow.origin = new.origin
+        workflow.blobs.update({name: given[name] for name in new.copied if name in given and name not in new.blobs})
+        for said in new.said:
+            self.histories.append(said, hop_id=new.hop.hop_id, now=now)
+        about = {"step": new.origin.step, "from": new.origin.workflow}
+        workflow.events.add_event("forked", new.hop.hop_id, now=now, **about)
 
     def record(self, workflow: Workflow, new: HopRecord, change: Change, *, now: datetime) -> None:
         """Record a new hop."""
@@ -156,6 +196,8 @@ class Records:
         kept = self.hops[hop_id]
         workflow = kept.workflow
         workflow.live += protocol.is_live(change.hop) - (protocol.is_live(kept.hop) and kept.is_counted)
+        if change.hop.state == "queued" and (kept.hop.state != "queued" or not kept.is_counted):
+            kept.queued_at = now
         kept.hop, kept.is_counted = change.hop, True
         if block_of(hop_id) is None and change.workflow in ENDED:
             workflow.state = change.workflow
@@ -182,6 +224,11 @@ class Records:
                 pass
             case None:
                 self._end(kept, now, is_own=block_of(hop_id) is None)
+
+    def note_time(self, activity: str, what: Literal["q", "r"], since: datetime | None, *, now: datetime) -> None:
+        """Count how long a hop waited (`q`) or ran (`r`)."""
+        if activity and since is not None:
+            self.times[now.date(), activity, what, bucket_of((now - since).total_seconds())] += 1
 
     def settle(self) -> None:
         """Say at the end of a transaction where each workflow stands whose hops it has changed.
@@ -226,6 +273,7 @@ class Records:
             suspended=kept.hop.state == "suspended",
             wake_at=kept.hop.wake_at if kept.hop.state == "suspended" or protocol.was_asleep(kept.hop) else None,
             waits=tuple(sorted(kept.waits.values(), key=lambda wait: wait.since)),
+            origin=workflow.origin,
         )
 
     def owners_on(self, host: str) -> tuple[str, ...]:

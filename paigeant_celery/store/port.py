@@ -12,12 +12,16 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchStore
+from paigeant_celery.store.edit_port import Edit, EditAnswer, EditStore
 from paigeant_celery.store.endpoint import Endpoint
-from paigeant_celery.store.records import Closed, Closing, HopRecord
+from paigeant_celery.store.query_port import QueryStore
+from paigeant_celery.store.records import Closed, Closing, HopRecord, NewWorkflow, Said, Started, WorkflowOrigin
 from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Standing, Suspended, WaitStore
 
 __all__ = [
     "AskedWait",
+    "NOTHING_BEFORE",
+    "Before",
     "BoundBroker",
     "BranchStore",
     "Claim",
@@ -29,6 +33,9 @@ __all__ = [
     "ConversationKeeper",
     "DeadLetter",
     "Dropped",
+    "Edit",
+    "EditAnswer",
+    "EditStore",
     "EventStore",
     "Heard",
     "HopRecord",
@@ -38,12 +45,15 @@ __all__ = [
     "NewWait",
     "NewWorkflow",
     "OpenHops",
+    "QueryStore",
+    "WorkflowOrigin",
     "RenewAnswer",
     "Resolution",
     "Said",
     "Standing",
     "Store",
     "StoreServer",
+    "Started",
     "StoredEvent",
     "Suspended",
     "Sweep",
@@ -51,20 +61,6 @@ __all__ = [
     "WaitStore",
     "WorkflowRecord",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewWorkflow:
-    """What START records; `content` is the digest of what the caller asked for.
-
-    `blobs` are files of prompts that do not travel, by the names that `core/content.py` gives them.
-    """
-
-    correlation_id: str
-    content: str
-    hop: HopRecord
-    deadline: datetime | None = None
-    blobs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +72,8 @@ class Claim:
     `conversation` is the one that the step continues: the first claim notes how long its history is. `wanted` are names
     of blobs of the workflow that the answer shall bring, so that they need no round trip of their own. `used` is what
     the steps before this one used, if the workflow has limits: where nothing is counted yet, counting begins with it.
+    `trace` names the span of this attempt, for the links of later ones: without spaces, and empty if there is none.
+    `activity` is that of the step, for the list of workflows and the times of its hops.
     """
 
     hop_id: str
@@ -88,6 +86,8 @@ class Claim:
     conversation: ConversationKey | None = None
     wanted: Sequence[str] = ()
     used: Usage | None = None
+    trace: str = ""
+    activity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +119,29 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Before:
+    """What is known of the earlier claims of a hop; nothing at its first one.
+
+    `claimed_at` is when the last of them was made, and `taken_over` says that its owner was lost: its lease ended, or
+    its process is gone. `traces` name the spans of the latest earlier attempts, oldest first.
+    """
+
+    claimed_at: datetime | None = None
+    taken_over: bool = False
+    traces: tuple[str, ...] = ()
+
+
+NOTHING_BEFORE = Before()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """The hop belongs to the owner until its lease expires.
 
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
     recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
     `brought` are the wanted blobs that are there, by their names. `waits` are those of the hop, with what was answered.
-    `totals` are None if the workflow has no limits.
+    `totals` are None if the workflow has no limits. `before` is about the claims before this one.
     """
 
     fence: int
@@ -134,13 +150,23 @@ class Claimed:
     exhausted: bool = False
     created_at: datetime | None = None
     heard: Heard | None = None
-    brought: Mapping[str, str] = field(default_factory=dict)
+    brought: Mapping[str, str] = field(default_factory=dict, repr=False)
     waits: tuple[Wait, ...] = ()
     totals: Totals | None = None
+    before: Before = NOTHING_BEFORE
 
 
 DropReason: TypeAlias = Literal[
-    "finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "unknown", "altered"
+    "finished",
+    "running",
+    "held",
+    "waiting",
+    "suspended",
+    "parked",
+    "cancelled",
+    "unknown",
+    "altered",
+    "superseded",
 ]
 
 
@@ -159,14 +185,6 @@ ClaimAnswer: TypeAlias = Claimed | Dropped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a step adds to the end of a conversation: one line of text."""
-
-    conversation: ConversationKey
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
@@ -179,13 +197,13 @@ class Completion:
     """
 
     closing: Closing
-    envelope: str
+    envelope: str = field(repr=False)
     next_hop: HopRecord | None
     step: str = ""
-    blobs: Mapping[str, str] = field(default_factory=dict)
+    blobs: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: Sequence[Mapping[str, str]] = ()
     said: Said | None = None
-    records: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, str] = field(default_factory=dict, repr=False)
     used: Usage | None = None
     end: str = ""
 
@@ -233,13 +251,13 @@ class WorkflowRecord:
     `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
     again after a failed attempt; `failure` is then the error of that attempt. `suspended` says whether it waits for
     nothing but its `waits` (all that the hop has ever had), or for the time `wake_at`. A cancelled one that slept until
-    then still has that time.
+    then still has that time. `origin` is what it is a fork of, if it is one.
     """
 
     correlation_id: str
     state: WorkflowState
     content: str
-    envelope: str
+    envelope: str = field(repr=False)
     hop_id: str
     queue: str
     running: bool
@@ -251,6 +269,7 @@ class WorkflowRecord:
     suspended: bool = False
     wake_at: datetime | None = None
     waits: tuple[Wait, ...] = ()
+    origin: WorkflowOrigin | None = None
 
     @property
     def awaits_message(self) -> bool:
@@ -325,8 +344,11 @@ class HopStore(Protocol):
     its data, and the hop's message must bring the hop back.
     """
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
-        """Record a workflow and its first hop; `conflict` if the id has other content."""
+    def start(self, new: NewWorkflow) -> Started:
+        """Record a workflow and its first hop; `conflict` if the id has other content.
+
+        `gone` if it is a fork, and there is no such workflow any more.
+        """
         ...
 
     def adopt(
@@ -402,14 +424,21 @@ class HopStore(Protocol):
         """
         ...
 
-    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+    def sweep(
+        self,
+        *,
+        host: str,
+        dead: Collection[str] = (),
+        queues: Mapping[str, bool] | None = None,
+        served: Collection[str] = (),
+    ) -> Sweep:
         """Return hops whose message must be sent again: their owner is dead or its lease expired, or they are overdue.
 
         Also return queued hops whose workflow has passed its deadline, for the caller to close.
 
         They are then queued, and become overdue again later. `dead` are owners whose processes are gone; `queues` says
         whether each queue is empty. Without either there is one pass per second, whoever asks, unless the last one was
-        full.
+        full. `served` are queues that the caller serves, which is noted with the time.
         """
         ...
 
@@ -566,6 +595,16 @@ class StoreServer(Protocol):
 
 
 class Store(
-    HopStore, WaitStore, BranchStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol
+    HopStore,
+    EditStore,
+    WaitStore,
+    BranchStore,
+    JournalStore,
+    ConversationKeeper,
+    EventStore,
+    LetterStore,
+    QueryStore,
+    StoreServer,
+    Protocol,
 ):
     """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""

@@ -6,20 +6,23 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
 from paigeant_celery.core.blocks import Block, Plan
 from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
-from paigeant_celery.core.errors import HopUnknown, InvalidInput
+from paigeant_celery.core.errors import HopUnknown, InvalidInput, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.branches import too_many_hops
 from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
+from paigeant_celery.store.edit_port import Edit, EditAnswer
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
@@ -42,17 +45,28 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_older import list_older
+from paigeant_celery.store.redis_queries import (
+    read_counts,
+    read_listed,
+    read_one,
+    read_served,
+    read_times,
+)
 from paigeant_celery.store.redis_records import (
     about_failure,
+    before_in,
     entry_of,
     failure_of,
     flat_of,
@@ -61,6 +75,8 @@ from paigeant_celery.store.redis_records import (
     letter_fields,
     letter_of,
     moment_of,
+    origin_arguments,
+    origin_in,
     spent_arguments,
     totals_in,
     used_argument,
@@ -122,18 +138,18 @@ class RedisStore:
         """Whether other processes see the same records. They do."""
         return True
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
-        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *flat_of(new.blobs))
+        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *origin_arguments(new))
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
-        return cast("Literal['started', 'exists', 'conflict']", reply)
+        return cast("Started", reply)
 
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that is known only from the message of its current hop."""
         about_message = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000), begun)
-        arguments = (*workflow_arguments(new), *about_message)
+        arguments = (*workflow_arguments(new), *about_message, *origin_arguments(new))
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
@@ -143,13 +159,13 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
-            used_argument(claim.used), *claim.wanted, about=about,
+            claim.activity, claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
+            used_argument(claim.used), claim.trace, *claim.wanted, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals, before = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
@@ -160,6 +176,7 @@ class RedisStore:
                 brought=dict(zip(brought[::2], brought[1::2], strict=True)),
                 waits=waits_in(waits),
                 totals=totals_in(totals),
+                before=before_in(before),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -193,8 +210,9 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._closed(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            completion.end, used_argument(completion.used), *said_arguments(completion.said), len(completion.records),
-            *flat_of(completion.records), *flat_of(completion.blobs),
+            following.activity, following.step_id, completion.end, used_argument(completion.used),
+            *said_arguments(completion.said), len(completion.records), *flat_of(completion.records),
+            *flat_of(completion.blobs),
         )  # fmt: skip
 
     def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
@@ -228,6 +246,15 @@ class RedisStore:
         about = f"wf:{correlation_id}"
         reply = self._server.run("redrive", correlation_id, token, int(discard_journal), hop_id, about=about)
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
+
+    def edit(self, edit: Edit) -> EditAnswer:
+        """Replace the envelope of a hop that nobody runs."""
+        token, new = uuid.uuid4().hex, edit.hop  # the client repeats a call if its reply is lost
+        reply = self._server.run(
+            "edit", new.hop_id, edit.instead_of, new.queue, new.envelope, new.digest, int(edit.restarts), edit.by,
+            token, new.activity, new.step_id, *flat_of(edit.blobs), about=f"hop:{new.hop_id}",
+        )  # fmt: skip
+        return cast("EditAnswer", reply)
 
     def wait(self, closing: Closing, new: NewWait) -> Wait | None:
         """Record a wait of a hop that the owner runs, or return the recorded one."""
@@ -365,12 +392,23 @@ class RedisStore:
         parts = [part for trip in trips(sizes) for part in read(*trip)]
         return None if None in parts else "".join(cast("list[str]", parts))
 
-    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+    def sweep(
+        self,
+        *,
+        host: str,
+        dead: Collection[str] = (),
+        queues: Mapping[str, bool] | None = None,
+        served: Collection[str] = (),
+    ) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted, late, full, woken = self._server.run_leniently(
-            "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
+        named: tuple[str | int, ...] = (len(dead), len(served), *dead, *served, *looked_at)
+        owners, unknown, again, corrupted, late, full, woken, is_incomplete = self._server.run_leniently(
+            "sweep", host, self._lease, *named, about="due"
         )
+        if is_incomplete == 1:
+            with suppress(StoreCorrupt, Unreachable):  # no hop waits for a list
+                list_older(self._server)
         return Sweep(
             overdue=hops_of(again),
             late=hops_of(late),
@@ -390,7 +428,7 @@ class RedisStore:
         with self._server.readable(about):
             (
                 state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry,
-                wake_at, waits,
+                wake_at, waits, origin,
             ) = reply  # fmt: skip
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
                 raise ValueError("it lacks fields, or its state is unknown to this version")
@@ -410,6 +448,7 @@ class RedisStore:
                 suspended=hop_state == "suspended",
                 wake_at=moment_of(wake_at) if wake_at else None,
                 waits=waits_in(waits),
+                origin=origin_in(origin),
             )
 
     def blob(self, correlation_id: str, name: str) -> str | None:
@@ -477,6 +516,30 @@ class RedisStore:
             return int(
                 self._server.ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0
             )
+
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        return read_listed(self._server, query)
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state."""
+        return read_counts(self._server)
+
+    def list_older(self) -> bool:
+        """List some of the workflows that older versions have recorded, and say whether none is left."""
+        return list_older(self._server)
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        return read_times(self._server)
+
+    def standing(self, correlation_id: str) -> ListedWorkflow | None:
+        """Return a workflow as a list shows it, or None."""
+        return read_one(self._server, correlation_id)
+
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
+        return read_served(self._server)
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.

@@ -9,6 +9,9 @@ from paigeant_celery.store.redis_client import PERMISSIONS, Server
 
 __all__ = ["check_server"]
 
+MEBI = 1 << 20  # bytes
+NEARLY_FULL = 0.9  # of `maxmemory`; what is left may be needed within an hour
+
 
 def check_server(server: Server, *, allow_eviction: bool) -> list[str]:
     """Return warnings; raises as `RedisStore.check` does. What waiting cannot cure is a mistake."""
@@ -29,7 +32,7 @@ def _check(server: Server, *, allow_eviction: bool) -> list[str]:
     mistakes = list(_format_mistakes(format_, server))
     _refuse_missing_permissions(server)
     config = server.permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
-    warnings = [*_tls_warnings(server), *_config_warnings(server, config)]
+    warnings = [*_tls_warnings(server), *_config_warnings(server, config), *_memory_warnings(server)]
     policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
     if policy != "noeviction":
         evicts = f"the store {server.address} has `maxmemory-policy {policy}` and may evict running workflows"
@@ -85,6 +88,19 @@ def _config_warnings(server: Server, config: Mapping[str, str] | None) -> list[s
         f"the store {server.address} has no append-only file; a restart of the server loses what it recorded since "
         "the last snapshot: set `appendonly yes`"
     ]
+
+
+def _memory_warnings(server: Server) -> Iterator[str]:
+    """Yield that the server is full, or soon is: then it still answers what is read, and looks well."""
+    info = server.permitted(lambda c: c.redis.info("memory")) or {}
+    used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if most and used >= most * NEARLY_FULL:
+        full = "is full" if used >= most else "is nearly full"
+        sizes = f"{used / MEBI:.1f} of {most / MEBI:.1f} MiB"
+        yield (
+            f"the store {server.address} {full}: {sizes} (`maxmemory`) are in use, and nothing goes on in a full one; "
+            "raise `maxmemory`, or remove what is not needed there"
+        )
 
 
 def _tls_warnings(server: Server) -> list[str]:

@@ -25,7 +25,7 @@ from paigeant_celery.activities.real_threads import OfThread, are_greenlets
 from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt, Unreachable
 from paigeant_celery.core.refusals import Refusal, refusal_of, without_arguments
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
-from paigeant_celery.store.limits import StoreLimits, as_lua
+from paigeant_celery.store.limits import StoreLimits, with_limits
 
 __all__ = ["PERMISSIONS", "Client", "Reply", "Server", "script_texts"]
 
@@ -37,14 +37,15 @@ SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
     "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
     "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of", "hold", "open_block", "branches_of",
+    "edit", "listed", "counted", "relist",
 )  # fmt: skip
-# What stands in front of some of them, after `common.lua`.
+# What stands in front of some of them, after `common.lua` and `listing.lua`.
 WITH_WAITS = (
     "claim", "read", "redrive", "sweep", "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
-    "branches_of",
+    "branches_of", "edit",
 )  # fmt: skip
 WITH_BRANCHES = (*WITH_WAITS, "complete", "park", "fail", "cancel", "hold", "open_block")
-WITH_SIGNALS = ("wait", "signal", "redrive")
+WITH_SIGNALS = ("wait", "signal", "redrive", "edit")
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
@@ -230,15 +231,14 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
     parts = {
-        name: folder.joinpath(f"{name}.lua").read_text("utf-8")
-        for name in ("common", "branches", "waits", "signals", *SCRIPTS)
+        name: with_limits(folder.joinpath(f"{name}.lua").read_text("utf-8"), limits)
+        for name in ("common", "listing", "branches", "waits", "signals", *SCRIPTS)
     }
-    numbers = as_lua(limits)
 
     def text_of(name: str) -> str:
         with_more = {"branches": WITH_BRANCHES, "waits": WITH_WAITS, "signals": WITH_SIGNALS}
         front = [part for part, names in with_more.items() if name in names]
-        return numbers + "".join(parts[part] for part in ("common", *front, name))
+        return "".join(parts[part] for part in ("common", "listing", *front, name))
 
     return {name: text_of(name) for name in SCRIPTS}
 

@@ -12,12 +12,14 @@ from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import cause_from
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import EPOCH
-from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow, Totals
+from paigeant_celery.store.conversations import history_fields
+from paigeant_celery.store.port import Before, DeadLetter, HopRecord, NewWorkflow, Totals, WorkflowOrigin
 from paigeant_celery.store.timeline import Entry, Id, id_of
 from paigeant_celery.store.totals import sums_in, sums_of, sums_text, usage_of
 
 __all__ = [
     "about_failure",
+    "before_in",
     "entry_of",
     "failure_of",
     "failure_text",
@@ -27,6 +29,8 @@ __all__ = [
     "letter_fields",
     "letter_of",
     "moment_of",
+    "origin_arguments",
+    "origin_in",
     "spent_arguments",
     "totals_in",
     "used_argument",
@@ -43,7 +47,24 @@ def workflow_arguments(new: NewWorkflow) -> tuple[str | int, ...]:
     """Return a new workflow as scripts take it."""
     # A deadline is never looked at before it has passed.
     deadline = "" if new.deadline is None else -((EPOCH - new.deadline) // timedelta(milliseconds=1))
-    return new.correlation_id, new.content, *hop_arguments(new.hop), deadline
+    return new.correlation_id, new.content, *hop_arguments(new.hop), deadline, new.hop.activity, new.hop.step_id
+
+
+def origin_arguments(new: NewWorkflow) -> list[str | int]:
+    """Return what a new workflow has beside its first hop as the script takes it: what it is a fork of, and blobs."""
+    said: dict[str, str] = {}
+    for spoken in new.said:
+        said.update(history_fields(spoken, log=new.hop.hop_id))
+    origin = new.origin or WorkflowOrigin(workflow="", step="", place="")
+    return [origin.workflow, origin.step, len(new.copied), *new.copied, *flat_of({**new.blobs, **said})]
+
+
+def origin_in(text: str | None) -> WorkflowOrigin | None:
+    """Read what a workflow is a fork of; no id has a space."""
+    if text is None:
+        return None
+    workflow, step, place = text.split(" ")
+    return WorkflowOrigin(workflow=workflow, step=step, place=place)
 
 
 def hops_of(flat: Sequence[str]) -> tuple[HopRecord, ...]:
@@ -78,6 +99,13 @@ def totals_in(flat: Sequence[str]) -> Totals | None:
         return None
     used, counted = (usage_of(sums_in(text)) for text in flat)
     return Totals(used=used, counted=counted)
+
+
+def before_in(told: Sequence[str]) -> Before:
+    """Read what is known of earlier claims of a hop."""
+    claimed_at, taken_over, *traces = told
+    at = moment_of(claimed_at) if claimed_at else None
+    return Before(claimed_at=at, taken_over=taken_over == "1", traces=tuple(traces))
 
 
 def failure_text(failure: Failure) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.store.port import StoredEvent
 
-__all__ = ["NOWHERE", "Entry", "Id", "Place", "id_of", "place_of", "read_on"]
+__all__ = ["NOWHERE", "Entry", "Id", "Place", "before", "id_of", "place_of", "read_on"]
 
 Id: TypeAlias = tuple[int, int]
 
@@ -67,6 +67,12 @@ def place_of(cursor: str | None) -> Place:
     if place is None or max(*place.event, *place.streamed) >= _END:
         raise InvalidInput("bad_cursor", "after", "is not the cursor of an event of this store")
     return place
+
+
+def before(place: Place) -> Place:
+    """Return the place from which one reads the last event of `place` once more."""
+    moment, number = place.event
+    return place._replace(event=(moment, number - 1) if number else (moment - 1, _END - 1) if moment else NOWHERE)
 
 
 def read_on(place: Place, events: Sequence[Entry], streamed: Sequence[Entry], *, limit: int) -> list[StoredEvent]:

@@ -23,6 +23,7 @@ from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.our_queues import OurQueues
 from paigeant_celery.worker.outlasting import outlast_refusals
+from paigeant_celery.worker.readiness import Report
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.selection import NO_SELECTION, selection_of
 from paigeant_celery.worker.serving import (
@@ -38,6 +39,7 @@ from paigeant_celery.worker.serving import (
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
+from paigeant_celery.worker.telling import let_workers_tell
 
 __all__ = ["AgentQueues"]
 
@@ -56,6 +58,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
+        let_workers_tell()
         self._embedded = isinstance(consumer.controller, GuestWorker)
         self._announced = self._embedded  # an executor prints no banner
         installation = installation_of(consumer.app)
@@ -67,6 +70,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._selection, self._added, self._of_host = NO_SELECTION, frozenset[str](), frozenset[str]()
         self._all_seen, self._connected_before = True, False
         self._joined = False
+        self._report = Report(self._runtime, consumer.hostname)
         self._ours = OurQueues(self._transport)
         Intake(
             consumer,
@@ -90,6 +94,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         selection = self._selection.followed(added=self._added, consumed=consumed)
         served = served_activities(self._transport, selection)
         serves = self._embedded or self._joined or bool(served)
+        self._runtime.served = frozenset(served)
         if serves and not self._all_seen:
             self._look_again(consumer, lambda: start_checks(self._transport, selection, embedded=self._embedded))
         elif serves and self._connected_before:
@@ -100,16 +105,20 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             click.echo(printable("\n".join([banner(self._transport, selection), *self._advice(consumer, served)])))
         if serves:
             self._begin(consumer)
+        if not self._embedded:
+            self._report.begin(consumer.pool)
 
     def stop(self, consumer: Any) -> None:
         """Stop sweeping because the broker is away or the worker ends."""
+        self._runtime.served = None
+        self._report.end()
         self._runtime.stop_sweeping()
         while self._watching:
             self._watching.pop().cancel()
 
     def _begin(self, consumer: Any) -> None:
         """Do what a worker does that serves activities."""
-        self._runtime.start_sweeping(partial(self._leave_to_newer, consumer))
+        self._runtime.start_sweeping(partial(self._leave_to_newer, consumer), partial(_read_by, consumer))
         if self._revocations is not None and not self._watching:
             self._watching += [
                 self._revocations.watch(consumer.timer),
@@ -118,6 +127,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def _leave_to_newer(self, consumer: Any) -> None:
         """Take no more messages from our queues. Those that the host uses as well stay with it."""
+        self._runtime.outdated = True
         read = [queue for queue in _read_by(consumer) if queue in self._ours]
         for queue in sorted(set(read) - self._of_host):
             consumer.call_soon(consumer.cancel_task_queue, queue)

@@ -19,9 +19,11 @@ from paigeant_celery.worker.bootsteps import AgentQueues
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.hop_events import EventsTogether
 from paigeant_celery.worker.runtime import HopRuntime
+from paigeant_celery.worker.schedules import register_dispatch
 from paigeant_celery.worker.shutdown import ending
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
+from paigeant_celery.worker.task_log import show_asked_fields
 
 __all__ = ["install", "install_importing_apps"]
 
@@ -49,6 +51,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         runtime = HopRuntime(transport)
         attach(app, Installation(transport, runtime=runtime, embedded=EmbeddedWorker(transport, runtime)))
         celeryd_init.connect(_refuse_unmade_broker)
+        show_asked_fields()
         app.steps["worker"].add(ending(runtime.shutdown))
         app.steps["consumer"].update({AgentQueues, EventsTogether})
         # Not earlier: registering a task would finalize the host's app while its modules are still loading.
@@ -82,6 +85,7 @@ def _refuse_unmade_broker(instance: Any, **_: object) -> None:
 def _register_known(app: Celery) -> None:
     if app.finalized:
         register_tasks(app, installation_of(app).runtime)
+        register_dispatch(app)
 
 
 def _registering(app: Celery) -> Callable[[], None]:

@@ -30,6 +30,7 @@ from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import HostResources, NoResources, SharedThreads, released
 from paigeant_celery.core.causes import Cause, cause_of
 from paigeant_celery.hop.failures import traced
+from paigeant_celery.worker.pulse import BEAT
 
 __all__ = ["ProcessLoop"]
 
@@ -40,10 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessLoop:
-    """Runs coroutines for threads that wait for them; a forked child starts with a new loop."""
+    """Runs coroutines for threads that wait for them; a forked child starts with a new loop.
 
-    def __init__(self, host: HostResources | None = None) -> None:
-        self._host = host or NoResources()
+    `turned` is called on the loop about every second, unless something blocks it.
+    """
+
+    def __init__(self, host: HostResources | None = None, *, turned: Callable[[], object] = lambda: None) -> None:
+        self._host, self._turned = host or NoResources(), turned
         self._lock = real().Lock()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -83,7 +87,13 @@ class ProcessLoop:
                 self._loop.set_exception_handler(_tell)
                 self._thread = start_thread(partial(_serve, self._loop), name="paigeant-loop")
                 end_at_exit(self._thread, partial(self._loop.call_soon_threadsafe, self._loop.stop))
+                self._loop.call_soon_threadsafe(self._turn, self._loop)
             return self._loop
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is self._loop:  # one that was given up because it was blocked says nothing of its successor
+            self._turned()
+            loop.call_later(BEAT, self._turn, loop)
 
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -19,6 +19,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.causes import cause_of, traceback_of
 from paigeant_celery.core.errors import HopFailed, HopUnknown, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
+from paigeant_celery.core.names import Names
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.wait_errors import HopSuspended
 from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, ClosedAs, Drop, Effects, Refused, Summary
@@ -27,6 +28,7 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.left_jobs import LONGEST, LeftJobs
 from paigeant_celery.hop.liveness import new_owner_id
+from paigeant_celery.hop.observed import Observed
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import Surroundings, around_step_of
@@ -35,6 +37,7 @@ from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.deep_calls import deep_calls
 from paigeant_celery.worker.django_host import DjangoHost
 from paigeant_celery.worker.loop import ProcessLoop
+from paigeant_celery.worker.pulse import Pulse
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
 from paigeant_celery.worker.touching import Touching
@@ -67,8 +70,12 @@ class HopRuntime:
 
     def __init__(self, transport: CeleryTransport) -> None:
         host, settings = DjangoHost(transport.app), transport.settings
+        self._names = Names(settings.prefix)
+        self.served: frozenset[str] | None = None  # by the worker of this process; None until it has begun
+        self.outdated = False  # a newer version has begun, so nothing more is taken
+        self.pulse = Pulse()
         self.broker_lost = False  # while Celery looks at what ran when it lost its connection
-        self.loop = ProcessLoop(host)
+        self.loop = ProcessLoop(host, turned=partial(self.pulse.give, "loop"))
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._look_out = LookOut(lambda: self.shutdown)
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
@@ -88,7 +95,7 @@ class HopRuntime:
             letters = transport.letter_queue
             alone = MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
             return NoLease(), alone, Touching(None, settings)
-        owner = Owner(store, lease=settings.lease)
+        owner = Owner(store, lease=settings.lease, renewed=partial(self.pulse.give, "lease"))
         effects = RecordedEffects(
             store=store,
             outbox=outbox,
@@ -98,16 +105,27 @@ class HopRuntime:
         )
         return owner, effects, Touching(store.endpoint, settings)
 
-    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object], served: Callable[[], Iterable[str]] = tuple) -> None:
         """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing.
 
-        `on_outdated` is called, in another thread, if a newer worker has begun.
+        `on_outdated` is called, in another thread, if a newer worker has begun; so is `served`, at each sweep, which
+        tells the queues that this worker reads.
         """
-        self._effects.start_sweeping(on_outdated)
+        self._effects.start_sweeping(on_outdated, served)
 
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
+
+    @property
+    def swept_at(self) -> float | None:
+        """When this worker swept last, on the monotonic clock; None if it does not sweep."""
+        return self._effects.swept_at
+
+    @property
+    def sweep_failure(self) -> str:
+        """Why the last sweep ended early; empty if it did not."""
+        return self._effects.sweep_failure
 
     @contextmanager
     def losing_broker(self) -> Iterator[None]:
@@ -143,10 +161,15 @@ class HopRuntime:
         (a sweep sends it, not Celery); `Reject` if the store stays away, this worker ends or a newer one has begun,
         which puts the message back on its queue.
         """
+        seen = Observed(arrival, task=self._names.task(arrival.activity))
+        with seen.whole():
+            return self._perform(arrival, seen)
+
+    def _perform(self, arrival: Arrival, seen: Observed) -> dict[str, str]:
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
         try:
-            opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
+            opening = self._patiently(lambda: self.service.open(arrival, seen), OPEN_PATIENCE)
         except OutdatedVersion as error:
             time.sleep(OUTDATED_PAUSE)
             raise Reject(str(error), requeue=True) from None  # Celery logs the frames of causes, once for each message
@@ -154,10 +177,12 @@ class HopRuntime:
             time.sleep(PUT_BACK_PAUSE)
         match opening:
             case Drop(reason=reason, stands=stands, jobs=jobs):
+                seen.dropped(reason)
                 if jobs is not None:
                     self._cancel(jobs)
                 raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
+                seen.ended("refused", reason)
                 raise hop_failed(arrival.hop_id, step_id, reason)
             case Summary():
                 return _shown(opening)
@@ -224,7 +249,9 @@ class HopRuntime:
                 return future.result(hop.timeout + BLOCKED_GRACE)
         except concurrent.futures.CancelledError:
             if run.given_up and not (hop.journal is not None and hop.journal.lost):
+                hop.seen.ended("given_back")
                 self._give_back(hop)
+            hop.seen.ended("lost")
             raise self._lost(hop) from None
         except (TimeoutError, SoftTimeLimitExceeded):
             doing = self.loop.doing()

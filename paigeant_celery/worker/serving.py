@@ -38,6 +38,7 @@ __all__ = [
     "queue_names",
     "queues_of",
     "served_activities",
+    "setting_mistakes",
     "start_checks",
     "takes_no_other",
 ]
@@ -53,25 +54,8 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     For a worker that serves nothing, a store that is away is one of the mistakes.
     """
     seen = False
-    mistakes = [*transport.mistakes(), *pool_mistakes()]
-    if transport.in_memory and not embedded:
-        mistakes.append(
-            "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "
-            "or serve the activity inside your program with `ActivityExecutor`; a worker for other tasks alone, as in "
-            "the tests of a host, needs `paigeant_consume = 'no'`"
-        )
-    try:
-        registry.activities()
-        mistakes.extend(_unknown_names(transport, selection))
-        mistakes.extend(_queue_mistakes(transport))
-        mistakes.extend(_task_mistakes(transport))
-    except PaigeantError as error:
-        mistakes.append(str(error))
+    mistakes = setting_mistakes(transport, selection, embedded=embedded)
     serves = embedded or is_to_serve(transport, selection)
-    try:
-        around_step_of(transport.settings.around_step)
-    except ConfigurationError as error:
-        mistakes.extend(error.mistakes)
     try:
         mistakes.extend(_store_mistakes(transport, serves=serves))
         # A worker that will not start must not be the one whose broker the store remembers.
@@ -92,6 +76,34 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     if mistakes:
         raise ConfigurationError(mistakes)
     return seen
+
+
+def setting_mistakes(
+    transport: CeleryTransport, selection: Selection = NO_SELECTION, *, embedded: bool = False, empty: bool = False
+) -> list[str]:
+    """Return what is wrong with the settings and the activities, whatever store and broker say.
+
+    `empty` says that it is no mistake if no activity is loaded.
+    """
+    mistakes = [*transport.mistakes(), *pool_mistakes()]
+    if transport.in_memory and not embedded:
+        mistakes.append(
+            "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "
+            "or serve the activity inside your program with `ActivityExecutor`; a worker for other tasks alone, as in "
+            "the tests of a host, needs `paigeant_consume = 'no'`"
+        )
+    try:
+        registry.activities()
+        mistakes.extend(_unknown_names(transport, selection) if registry.names() or not empty else ())
+        mistakes.extend(_queue_mistakes(transport))
+        mistakes.extend(_task_mistakes(transport))
+    except PaigeantError as error:
+        mistakes.append(str(error))
+    try:
+        around_step_of(transport.settings.around_step)
+    except ConfigurationError as error:
+        mistakes.extend(error.mistakes)
+    return mistakes
 
 
 def is_to_serve(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> bool:

@@ -1,14 +1,18 @@
-"""Lines of Celery's task logger that are written inside steps."""
+"""Lines of a worker's log that are written inside steps: what Celery itself and the host's formats say of them."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+from celery.signals import after_setup_logger, after_setup_task_logger
 
 from paigeant_celery.activities.context import workflow_context
+from paigeant_celery.activities.log_fields import WorkflowLogFilter, asks_for_fields
 from paigeant_celery.core.errors import NoWorkflow
 from paigeant_celery.core.names import Names
 
-__all__ = ["name_steps_in_task_log"]
+__all__ = ["name_steps_in_task_log", "show_asked_fields"]
 
 TASK_LOGGER = "celery.task"  # the parent of what `get_task_logger` returns
 
@@ -21,6 +25,18 @@ def name_steps_in_task_log(names: Names) -> None:
     for handler in logging.getLogger(TASK_LOGGER).handlers:
         if not any(isinstance(found, _NameOfStep) for found in handler.filters):
             handler.addFilter(_NameOfStep(names))
+
+
+def show_asked_fields() -> None:
+    """Give the lines of a worker the fields that `worker_log_format` or `worker_task_log_format` asks for."""
+    after_setup_logger.connect(_show_asked)
+    after_setup_task_logger.connect(_show_asked)
+
+
+def _show_asked(logger: logging.Logger, format: str | None = None, **_: Any) -> None:  # noqa: A002  # Celery's name
+    for handler in logger.handlers if asks_for_fields(format or "") else ():
+        if not any(isinstance(found, WorkflowLogFilter) for found in handler.filters):
+            handler.addFilter(WorkflowLogFilter())
 
 
 class _NameOfStep(logging.Filter):

@@ -45,14 +45,14 @@ def test_a_run_waits_through_kills_and_deploys(redis_url: str, tmp_path: Path, p
         def dispatch(step: ActivitySpec | FunctionSpec) -> WorkflowHandle:
             return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=[step]), transport)
 
-        one = made.ready_worker("teller", name="one", pool=pool, slots=1)
+        one = made.ready_worker("cashier", name="one", pool=pool, slots=1)
         handle = dispatch(ActivitySpec("teller", "go"))
         eventually(lambda: noted(notes, "asked"), within=WITHIN)
         if pool == "threads":
             one.ended()  # it died when it had asked
         one.kill()
 
-        two = made.ready_worker("teller", name="two", pool=pool, slots=1)
+        two = made.ready_worker("cashier", name="two", pool=pool, slots=1)
         wait = suspended_at(handle, "are you sure")
         assert dispatch(FunctionSpec("greet")).result_sync(WITHIN).output == "hello"
         assert {line["token"] for line in noted(notes, "asked")} == {wait.token}
@@ -63,7 +63,7 @@ def test_a_run_waits_through_kills_and_deploys(redis_url: str, tmp_path: Path, p
         approval = handle.approve_sync(wait.token, "pay-1", override_args={"amount": 5}, by="manager")
         assert approval.outcome == "settled"
 
-        made.ready_worker("teller", name="three", pool=pool, slots=1)
+        made.ready_worker("cashier", name="three", pool=pool, slots=1)
         result = handle.result_sync(WITHIN)
         events = [event.type for event in handle.events_so_far()]
         assert handle.approve_sync(wait.token, "pay-1", by="clerk").outcome in ("answered", "late")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from tests.benchmarks.proxy import Turns
 from tests.benchmarks.samples import Samples
@@ -80,18 +81,23 @@ def _script_names(contestants: Sequence[Contestant]) -> dict[str, str]:
     for contestant in contestants:
         package = contestant.code / "paigeant_celery" if contestant.code else resources.files("paigeant_celery")
         folder = package.joinpath("store/scripts")
-        common = _limits(package) + folder.joinpath("common.lua").read_bytes()
+        names = _limits(package)
+        parts = ["common", "listing"] if folder.joinpath("listing.lua").is_file() else ["common"]
+        text = "".join(folder.joinpath(f"{part}.lua").read_text("utf-8") for part in parts)
         for path in folder.iterdir():
-            digest = hashlib.sha1(common + path.read_bytes()).hexdigest()
-            found[f"EVALSHA {digest}"] = f"EVALSHA {path.name.removesuffix('.lua')}"
+            written = _written(names, text + path.read_text("utf-8"))
+            found[f"EVALSHA {hashlib.sha1(written.encode()).hexdigest()}"] = f"EVALSHA {path.name.removesuffix('.lua')}"
     return found
 
 
-def _limits(package: Traversable) -> bytes:
-    """Return what a version of the package writes in front of its scripts: nothing before it had a table of limits."""
+def _limits(package: Traversable) -> dict[str, Any]:
+    """Return what a version of the package has in its table of limits; nothing before it had one."""
     table = package.joinpath("store/limits.py")
-    if not table.is_file():
-        return b""
-    names = runpy.run_path(str(table))
-    written: str = names["as_lua"](names["LIMITS"])
-    return written.encode()
+    return runpy.run_path(str(table)) if table.is_file() else {}
+
+
+def _written(names: dict[str, Any], text: str) -> str:
+    """Return a script as that version sends it, with the limits in front of it or in the place of their names."""
+    if "with_limits" in names:
+        return str(names["with_limits"](text, names["LIMITS"]))
+    return (names["as_lua"](names["LIMITS"]) if names else "") + text

@@ -11,7 +11,7 @@ import pytest
 import paigeant_celery.testing
 from paigeant_celery import for_each, parallel
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.client.outline import outline_of
+from paigeant_celery.client.outline import Outline, outline_of
 from paigeant_celery.client.readings import BranchStatus
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.testing import WorkflowHarness
@@ -44,6 +44,21 @@ def block() -> Any:
     return parallel({"x": inner, "y": [race, failing], "z": read.activity()}, step_id="all", on_failure="collect")
 
 
+def drawn(outline: Outline) -> list[Any]:
+    """An outline without times."""
+    return [
+        (
+            (step.path, step.activity, step.state, step.hop_id, step.attempt, step.queue, step.added_by),
+            step.record.output if step.record is not None else None,
+            (step.failure and step.failure.error_class, step.retry_at is None),
+            [(wait.kind, wait.name, wait.path) for wait in step.waiting_for],
+            step.block and [(branch.name, branch.state, drawn(branch.steps)) for branch in step.block.branches],
+            step.block and (step.block.form, step.block.more),
+        )
+        for step in outline
+    ]
+
+
 def seen(branches: tuple[BranchStatus, ...]) -> list[Any]:
     """What both stores must tell alike; times and attempts that no one made are left out."""
     return [
@@ -66,7 +81,7 @@ def test_both_stores_tell_the_same_tree(harnesses: list[WorkflowHarness]) -> Non
     for harness in harnesses:
         load()
         handle = dispatched(harness, block(), gather.activity())
-        steps: list[Any] = [seen(handle.status_sync().branches), outline_of(harness.store, "w")]
+        steps: list[Any] = [seen(handle.status_sync().branches), drawn(outline_of(harness.store, "w"))]
         steps.append([(wait.step_id, wait.name) for wait in handle.pending_sync()])
         steps.append([(event.type, event.path) for event in handle.events_so_far()])
         handle.signal_sync("paid", 1, path="all/x/inner/2")
@@ -76,7 +91,7 @@ def test_both_stores_tell_the_same_tree(harnesses: list[WorkflowHarness]) -> Non
             harness.sweep()
             asyncio.run(harness.deliver())
         result = handle.result_sync(timeout=0)
-        steps += [seen(handle.status_sync().branches), dict(result.outputs), outline_of(harness.store, "w")]
+        steps += [seen(handle.status_sync().branches), dict(result.outputs), drawn(outline_of(harness.store, "w"))]
         told.append(steps)
 
     in_memory, on_redis = told
@@ -98,3 +113,28 @@ def test_both_stores_tell_what_was_cut_off(harnesses: list[WorkflowHarness]) -> 
     in_memory, on_redis = told
     assert in_memory == on_redis
     assert in_memory[2:] == (["w.0-1.0"], ["dropped: cancelled"])
+
+
+def test_an_outline_says_of_each_step_where_it_stands(harnesses: list[WorkflowHarness]) -> None:
+    """Whoever draws a workflow links each step to its task, and says what it waits for."""
+    load()
+    dispatched(harnesses[0], block(), gather.activity())
+
+    whole, last = outline_of(harnesses[0].store, "w")
+    x, y, _ = whole.block.branches if whole.block is not None else ()
+    inner = x.steps[0].block
+    assert inner is not None
+    ended, parked, signalled = inner.branches
+    race = y.steps[0].block
+
+    assert (whole.path, whole.hop_id, last.path, last.hop_id) == ("all", "w.0", "gather", "")
+    assert [(step.path, step.hop_id) for step in ended.steps] == [
+        ("all/x/inner/0/gather", "w.0-0.0-0.0"), ("all/x/inner/0/read", "w.0-0.0-0.1"),
+    ]  # fmt: skip
+    assert all(step.record is not None and step.record.step_id == step.step_id for step in ended.steps)
+    assert parked.steps[-1].failure is not None
+    assert [(wait.kind, wait.name) for wait in signalled.steps[-1].waiting_for] == [("signal", "paid")]
+    assert race is not None
+    cut_off, first = race.branches
+    assert (cut_off.state, cut_off.steps) == ("cancelled", ())
+    assert [step.path for step in first.steps] == ["all/y/race/1/read"]

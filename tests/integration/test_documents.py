@@ -60,6 +60,7 @@ LIBRARY = "# library.py"
 TILL = "# till.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
+LISTING = "workflows = Workflows(transport)"
 ORDERS = "# orders.py"
 FAN_OUT = "# fan_out.py"
 VOTES = "# votes.py"
@@ -68,6 +69,11 @@ REFUNDS_TEST = "# test_refunds.py"
 INBOX_PAGE = "# inbox_page.py"
 SCREEN = "# screen.py"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
+TELEMETRY = "def set_up() -> None:"
+LOG_FORMAT = "worker_log_format = "
+LOG_FILTER = "handler.addFilter(WorkflowLogFilter())"
+FLOWER_CONFIGURATION = "# flowerconfig.py"
+SCHEDULES = "# schedules.py"
 SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
@@ -92,6 +98,7 @@ RUN_BELOW = (
     TILL,
     DISPATCHING,
     FOLLOWING,
+    LISTING,
     ORDERS,
     FAN_OUT,
     VOTES,
@@ -100,6 +107,11 @@ RUN_BELOW = (
     INBOX_PAGE,
     SCREEN,
     OPENTELEMETRY,
+    TELEMETRY,
+    LOG_FORMAT,
+    LOG_FILTER,
+    FLOWER_CONFIGURATION,
+    SCHEDULES,
     SENTRY,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
@@ -210,6 +222,21 @@ ANSWERS = {
         "hop/service.py": ["def regain("],
         "hop/with_store.py": ["def regain(", "def _adopted("],
         "worker/runtime.py": ["def _regain("],
+    },
+    "What does a fork begin with?": {
+        "client/forks.py": ["def _beginning(", "def _steps("],
+        "client/copied.py": ["class Before", "def said_before("],
+        "core/forks.py": ["def as_asked(", "def without_inserted(", "def unspent("],
+        "store/scripts/start.lua": ["'type', 'forked'"],
+    },
+    "What is in the dump of a hop, and what does its replay do?": {
+        "core/replays.py": ["class HopDump("],
+        "client/hop_dumps.py": ["def dump_of("],
+        "replay.py": ["class _Journal(", "def replay_sync("],
+    },
+    "Which text of an error may everybody read?": {
+        "core/telling.py": ["def named(", "def without_texts("],
+        "cli/redaction.py": ["def bare_status(", "def bare_outline("],
     },
     "Who ends a workflow that nobody runs by its deadline?": {
         "hop/lateness.py": ["def end("],
@@ -511,6 +538,35 @@ def run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_each_block_of_python_is_run_by_one_test() -> None:
     """A new block is not forgotten."""
     assert [found for found in blocks() if sum(marker in found for marker in RUN_BELOW) != 1] == []
+
+
+def test_the_configuration_of_flower_adds_the_pages(tmp_path: Path) -> None:
+    """One file is all that Flower needs; `acceptance/test_flower_pages.py` clicks through what it then shows."""
+    (tmp_path / "flowerconfig.py").write_text(block(FLOWER_CONFIGURATION))
+    source = """
+from flower.command import apply_options
+from flower.options import options
+from flower.urls import handlers
+
+apply_options("flower", [])
+print(handlers[0].name, options.basic_auth)
+"""
+
+    assert run_script(source, cwd=tmp_path, cold=True) == "workflows ['ann:a long password']\n"
+
+
+def test_the_schedule_of_the_page_sends_its_document() -> None:
+    """It is copied into a configuration; `acceptance/test_schedules.py` lets beats send such entries."""
+    source = """
+import json
+print(json.dumps({"task": entry["task"], **entry["kwargs"]}) if (entry := beat_schedule["report"]) else "")
+"""
+
+    shown = json.loads(run_script(block(SCHEDULES) + source))
+
+    assert (shown["task"], shown["deadline_after"]) == ("paigeant.dispatch", 3600.0)
+    assert shown["schedule"]["crontab"]["hour"] == 8
+    assert shown["document"]["itinerary"] == [{"agent": "writer", "prompt": "Write the report of yesterday."}]
 
 
 def test_the_readme_can_be_read_at_one_sitting() -> None:
@@ -993,6 +1049,31 @@ asyncio.run(main())
     assert re.fullmatch(r"[\d-]+T[\d:.]+Z", events[2]["at"])
 
 
+def test_workflows_are_listed_and_counted_as_shown() -> None:
+    """The calls are copied into a program that looks for failed ones."""
+    shown = "".join(f"    {line}\n" for line in block(LISTING).splitlines())
+    source = f"""
+import asyncio
+from paigeant_celery import StepPolicy, WorkflowFailed, Workflows, activity
+from paigeant_celery.testing import WorkflowHarness
+
+@activity(policy=StepPolicy(final_on=[RuntimeError]))
+def draft() -> str: raise RuntimeError("no ink")
+
+async def main():
+    harness = WorkflowHarness()
+    for _ in range(60):
+        try: await harness.run([draft.activity()])
+        except WorkflowFailed: pass
+    transport = harness.transport
+{shown}
+    print(len(page.items), page.next, dict(counts.states))
+
+asyncio.run(main())
+"""
+    assert run_script(source) == "10 None {'failed': 60}\n"
+
+
 def test_a_workflow_is_shown_on_a_screen_as_shown(tmp_path: Path) -> None:
     """A frontend that reads AG-UI needs no more than the example."""
     watched = """
@@ -1022,6 +1103,42 @@ asyncio.run(main())
 def test_monitors_are_set_up_as_shown(tmp_path: Path) -> None:
     """The names are those of other packages, and a host copies them."""
     run_script(block(OPENTELEMETRY) + block(SENTRY), cwd=tmp_path)
+
+
+def test_an_sdk_and_a_log_that_are_set_up_as_shown_say_what_happened_in_a_hop(tmp_path: Path) -> None:
+    """What is copied from the page is all that it takes."""
+    measured = """
+import asyncio
+import sys
+
+from paigeant_celery import ActivityExecutor, WorkflowDispatcher, activity, get_transport
+
+@activity
+def draft() -> str:
+    logging.getLogger("a.library").warning("a line")
+    return "drafted"
+
+async def main():
+    transport, dispatcher = get_transport("inmemory"), WorkflowDispatcher()
+    ran = await dispatcher.dispatch_workflow(transport, itinerary=[draft.activity()], correlation_id="w")
+    executor = asyncio.create_task(ActivityExecutor(transport, "draft", __name__).start())
+    await dispatcher.handle(ran, transport).result(20)
+    executor.cancel()
+    await asyncio.gather(executor, return_exceptions=True)
+
+set_up()
+handler.setFormatter(logging.Formatter(worker_log_format))
+handler.setStream(sys.stdout)
+logging.getLogger("a.library").addHandler(handler)
+asyncio.run(main())
+trace.get_tracer_provider().shutdown()
+metrics.get_meter_provider().shutdown()
+"""
+    printed = run_script(block(TELEMETRY) + block(LOG_FORMAT) + block(LOG_FILTER) + measured, cwd=tmp_path)
+
+    assert "WARNING/MainProcess] [w.0 draft] a line" in printed
+    for name in ("dispatch workflow", "process paigeant.draft", "paigeant.hops", "messaging.process.duration"):
+        assert f'"name": "{name}"' in printed
 
 
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
@@ -1094,7 +1211,7 @@ def test_every_state_of_a_workflow_stands_in_its_table() -> None:
 
 def test_every_command_stands_in_its_table() -> None:
     """People look there for what they can do at night."""
-    shown = {re.sub(r"( \[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
+    shown = {re.sub(r"( (--\w+ )?\[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
              (row[0].strip("`") for row in table("docs/operating.md", "command"))}  # fmt: skip
 
     assert shown == set(commands(paigeant))
@@ -1130,8 +1247,8 @@ def test_a_figure_in_a_sentence_is_the_one_that_the_code_has(document: str, sent
 def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
     """Its readers know nothing else about the code."""
     page = read("docs/architecture.md")
-    wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - {"cli"}
-    faces = {file.name for file in PACKAGE.glob("*.py")} | {"cli/"}
+    wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")} - {"cli", "flower"}
+    faces = {file.name for file in PACKAGE.glob("*.py")} | {"cli/", "flower/"}
 
     assert words(table("docs/architecture.md", "wing")) == {f"{wing}/" for wing in wings}
     assert words(table("docs/architecture.md", "face")) == faces

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from tests.support.starting import run
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
     "single_agent", "three_agents", "dynamic_itinerary", "functions_and_agents", "existing_celery_app",
-    "durable_research", "approvals", "research_fan_out",
+    "durable_research", "approvals", "research_fan_out", "fastapi_service", "django_project",
 )  # fmt: skip
 AT_ONCE = 4
 LONGEST = 100.0  # seconds; even a busy machine starts a server and a worker in that time
@@ -79,6 +80,9 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "fan-out, other model": ("examples/research_fan_out", "--model", "test", TERNS),
     "fan-out, unknown model": ("examples/research_fan_out", "--kill", "--model", "nobody:none", TERNS),
     "fan-out, kill": ("examples/research_fan_out", "--kill", TERNS),
+    "web service, unknown model": ("examples/fastapi_service", "--model", "nobody:none"),
+    "django, unknown model": ("examples/django_project", "--model", "nobody:none"),
+    "web service, no words": ("examples/fastapi_service", "--port", "0", "42"),
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
 }
@@ -545,6 +549,69 @@ def test_no_document_is_read_again_after_all_workers_are_killed_and_the_outcome_
     assert sorted(again) == ["3", "4", "5"]
     assert "3 documents were answered before the kill, and none of them was read again." in screen
     assert screen.endswith("Asked again, with nobody killed: the same readings, verdicts and answer.\n")
+
+
+def test_a_web_service_whose_model_does_not_exist_starts_nothing(screens: Screens) -> None:
+    """Its name is read in the process that somebody watches."""
+    no_words = screens.outcome("web service, no words")
+
+    for name in ("web service, unknown model", "django, unknown model"):
+        outcome = screens.outcome(name)
+        assert (outcome.returncode, outcome.stdout) == (1, "")
+        assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
+    assert no_words.stderr == "please give a text that has at least one word\n"
+
+
+@pytest.mark.parametrize("name", ["fastapi_service", "django_project"])
+def test_a_port_that_is_taken_is_one_sentence(name: str) -> None:
+    """Many programs want to listen on 8000."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        outcome = run_python(f"examples/{name}", "--port", str(port), PAIGEANT_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert outcome.returncode == 1
+    assert outcome.stderr == f"Unexpected: port {port} is taken; name another one with `--port`, or 0 for any\n"
+
+
+def test_a_stream_on_which_nothing_comes_says_that_it_lives_and_is_left_clean() -> None:
+    """Proxies end silent connections, and whoever has gone is noticed only when something is sent."""
+    script = """
+import asyncio
+from examples.fastapi_service import streams
+
+streams.HEARTBEAT = 0.01
+
+async def lines(event):
+    try:
+        yield "first"
+        await event.wait()
+        yield "last"
+        await asyncio.Event().wait()
+    finally:
+        print("left")
+
+async def main():
+    event = asyncio.Event()
+    stream, silent = streams.with_heartbeats(lines(event)), 0
+    async for line in stream:
+        silent += line == ": still here\\n\\n"
+        if silent == 2:
+            event.set()
+        if line in ("first", "last"):
+            print(line)
+        if line == "last":
+            break
+    await stream.aclose()
+    print(silent >= 2, len(asyncio.all_tasks()))
+
+asyncio.run(main())
+"""
+
+    outcome = run_python("-c", script)
+
+    assert (outcome.stdout, outcome.stderr) == ("first\nlast\nleft\nTrue 1\n", "")
 
 
 def test_without_any_server_the_host_example_says_what_to_install() -> None:

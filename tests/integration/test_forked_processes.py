@@ -143,6 +143,26 @@ def test_a_forked_program_ends_as_a_fresh_one_does(tmp_path: Path, code: str, ex
     assert (forked.returncode, forked.stdout, errors) == (fresh.returncode, fresh.stdout, fresh.stderr)
 
 
+def test_programs_can_be_interrupted_although_the_tests_run_in_the_background_of_a_script() -> None:
+    """A shell lets such a job ignore SIGINT; a test that sends it would wait for an end that does not come."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from tests.support.starting import heed_interrupts, run\n"
+        "heed_interrupts()\n"
+        "command = [sys.executable, '-c', 'import os, signal; os.kill(os.getpid(), signal.SIGINT)']\n"
+        "for cold in (True, False):\n"
+        "    print(run(command, cwd=Path(), environment=os.environ, within=60, cold=cold).returncode)\n"
+    )
+
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.split() == [str(-signal.SIGINT)] * 2
+
+
 def without_server(errors: str) -> str:
     """Leave out the lines of the server's file, through which an interrupt must go to end the process as it does."""
     return re.sub(r'  File "[^"]*forkserver\.py".*\n(    .*\n)*', "", errors)

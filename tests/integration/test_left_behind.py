@@ -109,6 +109,12 @@ def test_a_process_names_the_workflows_that_are_lost_with_it(ending: str, named:
     assert said_by(ending, tmp_path) == [f"{ONE}{workflow}{REMEDY}" for workflow in named]
 
 
+@pytest.mark.parametrize("runner", ["pytest", "django.test.runner"])
+def test_tests_say_nothing_of_the_workflows_that_they_leave(runner: str, tmp_path: Path) -> None:
+    """They often dispatch only to see what was dispatched."""
+    assert said_by(f"import {runner}; dispatch('w', 'dig')", tmp_path) == []
+
+
 def test_a_process_whose_workflows_have_ended_says_nothing(tmp_path: Path) -> None:
     """Neither does one whose workflow is parked: whoever waited for it was told why."""
     ending = """

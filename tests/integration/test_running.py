@@ -52,6 +52,15 @@ def test_each_test_is_in_one_shard_and_in_the_same_at_each_run(pytester: pytest.
     assert sum(map(len, first)) == len(set[str]().union(*first)) == 40
 
 
+def test_the_end_of_a_run_says_what_was_missing(pytester: pytest.Pytester, run_tests: RunTests) -> None:
+    """A run without a browser or a broker passes; who reads only its end must know what it has not shown."""
+    pytester.makepyfile(
+        "import pytest\n@pytest.mark.parametrize('n', (1, 2))\ndef test_it(n): pytest.skip('no ship')\n"
+    )
+
+    assert "2 skipped: no ship" in run_tests("-q").stdout.str()
+
+
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1/0", "2", "-1/4", "a/b"])
 def test_a_shard_that_does_not_exist_is_refused(run_tests: RunTests, shard: str) -> None:
     """It would run nothing, and pass."""

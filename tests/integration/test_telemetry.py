@@ -87,12 +87,15 @@ def test_a_workflow_is_one_trace_with_its_retries_and_its_agents_spans(monitored
 
     spans = monitored.spans("retried")
     first, again = monitored.spans("retried", f"run/{prefix}.flaky")
-    assert above(first, spans) == [f"apply_async/{prefix}.flaky", "request retried"]
+    assert above(first, spans) == [f"apply_async/{prefix}.flaky", "dispatch workflow", "request retried"]
     assert "request retried" in above(again, spans)
     assert above(spoken[0], spans)[:2] == [f"apply_async/{prefix}.speaker", f"run/{prefix}.flaky"]
     (chat,) = monitored.spans("retried", "chat")
     assert f"run/{prefix}.speaker" in above(chat, spans)
     assert first["attributes"]["celery.retry.reason"]
+    assert [link["context"]["span_id"] for link in again["links"]] == [first["context"]["span_id"]]
+    assert [span["attributes"]["paigeant.outcome"] for span in (first, again)] == ["retrying", "completed"]
+    assert not [span["name"] for span in spans if span["name"].startswith("process ")]  # no hop is there twice
     assert SECRET not in json.dumps([span for span in spans if span["name"].startswith(("run/", "apply_async/"))])
 
 

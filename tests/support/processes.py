@@ -190,13 +190,13 @@ class Deployment:
 
     def start_worker(
         self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker", before: Sequence[str] = (),
-        cold: bool = False,
+        cold: bool = False, level: str = "INFO",
     ) -> Process:  # fmt: skip
         """Start `celery -A paigeant_celery worker` that loads `modules`; does not wait for it."""
         early = [module for module in modules if module in BEFORE_THE_STORE]
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
-            "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
+            "-l", level, "--without-mingle", "--without-gossip", "-I", ",".join(modules),
             folder=self.configured(name, early=early), name=name, before=before, cold=cold or pool in PATCHING,
         )  # fmt: skip
 

@@ -145,14 +145,20 @@ def wanted(item: pytest.Item, config: pytest.Config) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what passed tests have to say, and which files took longest."""
+    """Show what passed tests have to say, why others were left out, and which files took longest."""
     reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "duration")]
     for report in reports:
         for name, text in report.user_properties if report.when == "call" else ():
             if name == TOLD:
                 terminalreporter.write_line(text)
-    for line in table(reports):
+    for line in [*left_out(terminalreporter.stats.get("skipped", ())), *table(reports)]:
         terminalreporter.write_line(line)
+
+
+def left_out(reports: Iterable[pytest.TestReport]) -> Sequence[str]:
+    """Return for how many tests each thing was missing, so that whoever runs them knows what they have not shown."""
+    reasons = Counter(str(report.longrepr[2]) for report in reports if isinstance(report.longrepr, tuple))
+    return [f"{count} skipped: {reason.removeprefix('Skipped: ')}" for reason, count in reasons.most_common()]
 
 
 def table(reports: Iterable[pytest.TestReport]) -> Sequence[str]:

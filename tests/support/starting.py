@@ -22,7 +22,7 @@ from typing import IO, Any, Protocol
 
 from tests.support.forkserver import Program
 
-__all__ = ["FORKS", "Started", "run", "start"]
+__all__ = ["FORKS", "Started", "heed_interrupts", "run", "start"]
 
 FORKS = sys.platform == "linux"  # macOS lets loaded frameworks fail in a forked child
 SERVER = Path(__file__).with_name("forkserver.py")
@@ -91,6 +91,15 @@ class Forked:
             self._told += told
         number, _, self._told = self._told.partition(b"\n")
         return int(number)
+
+
+def heed_interrupts() -> None:
+    """Let programs that this process starts be interrupted, also if it is a job in the background of a script.
+
+    A shell lets such a job ignore SIGINT, and so would each process that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def start(

@@ -12,7 +12,7 @@ from pydantic_ai.ui.ag_ui import AGUIEventStream
 from pydantic_ai.ui.vercel_ai import VercelAIEventStream
 from pydantic_ai.ui.vercel_ai import response_types as chunks
 
-__all__ = ["Screen", "ag_ui", "vercel"]
+__all__ = ["Screen", "ag_ui", "ag_ui_screen", "vercel"]
 
 AG_UI_EVENT = TypeAdapter(Event)
 VERCEL_CHUNKS = {
@@ -42,6 +42,11 @@ async def ag_ui(events: AsyncIterator[Any]) -> Screen:
         event.model_dump(mode="json", by_alias=True, exclude_none=True)
         async for event in stream.transform_stream(events)
     ]
+    return ag_ui_screen(sent)
+
+
+def ag_ui_screen(sent: Sequence[dict[str, Any]]) -> Screen:
+    """Read what was sent as AG-UI."""
     for event in sent:
         assert type(AG_UI_EVENT.validate_python(event)).__name__
     return _AGUI().read(sent)
@@ -65,6 +70,7 @@ class _AGUI:
         self.calls: dict[str, list[str]] = {}  # whose arguments are open
         self.thinking: dict[str, list[str]] = {}
         self.started = set[str]()
+        self.steps = set[str]()
 
     def read(self, sent: Sequence[dict[str, Any]]) -> Screen:
         assert sent[0]["type"] == "RUN_STARTED"
@@ -77,8 +83,18 @@ class _AGUI:
         return self.screen
 
     def other(self, event: dict[str, Any]) -> None:
-        assert event["type"] in ("RUN_STARTED", "RUN_FINISHED", "CUSTOM", "REASONING_START", "REASONING_END",
+        assert event["type"] in ("RUN_STARTED", "CUSTOM", "REASONING_START", "REASONING_END",
                                  "REASONING_ENCRYPTED_VALUE", "ACTIVITY_SNAPSHOT"), event  # fmt: skip
+
+    def step_started(self, event: dict[str, Any]) -> None:
+        assert event["stepName"] not in self.steps
+        self.steps.add(event["stepName"])
+
+    def step_finished(self, event: dict[str, Any]) -> None:
+        self.steps.remove(event["stepName"])
+
+    def run_finished(self, event: dict[str, Any]) -> None:
+        assert not self.steps
 
     def run_error(self, event: dict[str, Any]) -> None:
         self.screen.error = event["message"]

@@ -12,7 +12,15 @@ from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.store.limits import LIMITS
 from tests.support.processes import HOSTS, PROGRAMS
 
-__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version", "whole_slips", "without_blocks", "without_waits"]
+__all__ = [
+    "OLDER_FORMAT",
+    "OLDER_SPEC",
+    "older_version",
+    "reading_no_blocks",
+    "whole_slips",
+    "without_blocks",
+    "without_waits",
+]
 
 OLDER_FORMAT = LIMITS.format - 1
 OLDER_SPEC = "1.0"
@@ -90,6 +98,11 @@ def without_waits(folder: Path) -> str:
 def without_blocks(folder: Path) -> str:
     """Make a copy of version 1.4."""
     return _copied(folder, WITHOUT_BLOCKS)
+
+
+def reading_no_blocks(folder: Path) -> str:
+    """Make a copy of version 1.4 with the format of this one: its workers go on beside those of this version."""
+    return _copied(folder, (*NO_BLOCKS, ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', 'SPEC_VERSION = "1.4"')))
 
 
 def _copied(folder: Path, changes: Iterable[tuple[str, str, str]]) -> str:

@@ -149,3 +149,19 @@ def test_public_names_load_on_first_use_and_others_are_no_attributes() -> None:
     )
 
     assert seen == "[] set() module 'paigeant_celery' has no attribute 'nothing'"
+
+
+def test_the_pages_of_flower_name_what_to_install() -> None:
+    """Flower is optional; `flowerconfig.py` of somebody who lacks it should say more than a module's name."""
+    said = run(
+        """
+        import sys
+        sys.modules["flower"] = None  # as if it were not there
+        try:
+            import paigeant_celery.flower
+        except ModuleNotFoundError as error:
+            print(error)
+        """
+    )
+
+    assert 'pip install "paigeant_celery[flower]"' in said

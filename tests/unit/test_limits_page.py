@@ -256,6 +256,7 @@ ELSEWHERE = {  # settings; their page is compared with the code by another test
     "all files of a workflow that are stored, as base64": "eight times that",
     "steps of a workflow, or of a branch of a block": "`paigeant_max_steps`",
     "branches of a block": "`paigeant_max_branches`",
+    "outputs, files and records that a fork copies": f"{STORE.max_copied // MIB} MiB",
     "hops of a workflow with blocks": f"{STORE.max_hops:,}".replace(",", " "),
     "history of a conversation": "`paigeant_max_conversation_size`",
     "open waits of a step": str(STORE.max_waits),

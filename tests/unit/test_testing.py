@@ -29,6 +29,7 @@ from paigeant_celery import (
 )
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.branched_steps import load, read, stumble
+from tests.support.processes import run_script
 from tests.support.provider_jobs import BackgroundModel, Provider
 
 
@@ -280,3 +281,21 @@ def test_a_parked_branch_ends_a_run_when_the_others_have_ended(workflow_harness:
 
     branches = workflow_harness.store.branches("w.0", first=0, limit=10)
     assert [branch.how for branch in branches] == [None, "succeeded", "succeeded"]
+
+
+def test_the_kit_needs_no_pytest() -> None:
+    """Django's own tests run in projects that do not have it."""
+    script = """
+import asyncio, sys
+sys.modules["pytest"] = None
+from paigeant_celery import activity
+from paigeant_celery.testing import WorkflowHarness, workflow_harness
+
+@activity
+def answer() -> int:
+    return 42
+
+print(asyncio.run(WorkflowHarness().run([answer.activity()])).output, type(workflow_harness()).__name__)
+"""
+
+    assert run_script(script, cold=True) == "42 WorkflowHarness\n"

@@ -37,7 +37,7 @@ class Argument:
 
 ERRORS = (
     *("MessageError", "NewerMessage", "InvalidInput", "EmptyItinerary", "NotSerializable"),
-    *("InvalidAnswer", "SignalRefused"),
+    *("InvalidAnswer", "SignalRefused", "InvalidDocument", "Finding", "EditRefused"),
 )
 
 # Where reason codes originate. Those of a failure are among names of classes, which are not words of ours.

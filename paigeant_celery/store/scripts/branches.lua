@@ -54,9 +54,11 @@ local function settle(workflow)
   if goes_on and state == 'parked' then
     redis.call('HSET', wf_key(workflow), 'state', 'running')
     if deadline then redis.call('ZADD', deadlines, 'NX', deadline, workflow) end
+    relist(workflow)
   elseif not goes_on and state == 'running' then
     redis.call('HSET', wf_key(workflow), 'state', 'parked')
     redis.call('ZREM', deadlines, workflow)
+    list(workflow, 'p')
   end
 end
 
@@ -93,17 +95,19 @@ local function drop_awaited(workflow, by_name)
   end
 end
 
--- Note which of a hop's open waits are for signals, in {name -> {token -> true}}.
-local function note_awaited(hop, tokens, by_name)
+-- Note which of a hop's open waits are for signals, in {name -> {token -> true}}, and as what they are listed.
+local function note_awaited(hop, tokens, by_name, listed)
   if #tokens == 0 then return end
   local names = {}
   for _, token in ipairs(tokens) do
     names[#names + 1] = ':kind:' .. token
     names[#names + 1] = ':name:' .. token
   end
+  names[#names + 1] = ':age'
   local values = redis.call('HMGET', hop_key(hop), unpack(names))
   for i, token in ipairs(tokens) do
-    local kind, name = values[2 * i - 1], values[2 * i]
+    local kind, name, age = values[2 * i - 1], values[2 * i], values[#names]
+    if name and age then listed[#listed + 1] = text_of_wait(name, age, token) end
     if kind == 'signal' and name then
       by_name[name] = by_name[name] or {}
       by_name[name][token] = true
@@ -111,12 +115,14 @@ local function note_awaited(hop, tokens, by_name)
   end
 end
 
--- The same for one hop, which may be on the workflow's own slip: its waits are found without that.
+-- The same for one hop, whose waits are listed no longer. If it is on the workflow's own slip, signals find them without
+-- that.
 local function stop_awaiting(workflow, hop, tokens)
-  if not block_of(hop) then return end
-  local by_name = {}
-  note_awaited(hop, tokens, by_name)
+  if not block_of(hop) then return unlist_waits(hop, tokens) end
+  local by_name, listed = {}, {}
+  note_awaited(hop, tokens, by_name, listed)
   drop_awaited(workflow, by_name)
+  in_lots('ZREM', index, listed)
 end
 
 
@@ -173,7 +179,7 @@ end
 
 -- Close such hops, whatever they do. Those that are left are noted for sweeps.
 local function close_below(workflow, found)
-  local hops, owned, tokens, dropped, letter_keys, by_name = {}, {}, {}, {}, {}, {}
+  local hops, owned, tokens, dropped, letter_keys, by_name, listed = {}, {}, {}, {}, {}, {}, {}
   for i, record in ipairs(found.records) do
     hops[i] = record.hop
     if record.owner then
@@ -182,7 +188,7 @@ local function close_below(workflow, found)
     end
     local open = tokens_in(record[':open'])
     for _, token in ipairs(open) do tokens[#tokens + 1] = token end
-    note_awaited(record.hop, open, by_name)
+    note_awaited(record.hop, open, by_name, listed)
     if record.letter then
       dropped[#dropped + 1] = record.letter
       letter_keys[#letter_keys + 1] = letter_key(record.letter)
@@ -210,6 +216,7 @@ local function close_below(workflow, found)
     redis.call('ZREM', asleep, unpack(hops))
   end
   in_parts('ZREM', asked, tokens)
+  in_lots('ZREM', index, listed)
   drop_awaited(workflow, by_name)
   if #dropped > 0 then
     redis.call('DEL', unpack(letter_keys))
@@ -336,7 +343,7 @@ local function arrive(workflow, hop, plan, end_)
     expect(above, plan.sends[2], 0)
     redis.call('HSET', hop_key(above), 'state', 'queued')
     redis.call('ZREM', asleep, above)
-    if block_of(above) then count_live(workflow, above, 1) end
+    if block_of(above) then count_live(workflow, above, 1) else list(workflow, 'q') end
   elseif plan.sends then
     open_held(plan.sends[1], plan.sends[2])
     count_live(workflow, hop, 1)

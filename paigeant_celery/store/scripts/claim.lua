@@ -1,16 +1,20 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
--- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
+-- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, activity and path of the step ('' if
+--       unknown), timeout
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
---       'workflow', 'anywhere'), the name of that, ttl, what the steps before it used ('' for a workflow without limits), then
---       the names of blobs that the answer brings
--- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
+--       'workflow', 'anywhere'), the name of that, ttl, what the steps before it used ('' for a workflow without limits), what
+--       names the span of this attempt ('' for none), then the names of blobs that the answer brings
+-- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered' |
+--         'superseded'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
 --         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there},
---         {the fields of its waits}, {used, counted; none without limits}}, or the error FORMAT if a newer worker has begun
+--         {the fields of its waits}, {used, counted; none without limits}, {when it was claimed before ('' for never), '1'
+--         (the owner of that claim was lost) or '', names of the spans of earlier attempts}}, or the error FORMAT if a newer
+--         worker has begun
 
-local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl, before =
-  unpack(ARGV, 1, 12 + 1)
-local first_wanted = 12 + 2
+local _, hop, owner, token, max_attempts, digest, lease, activity, step, timeout, where, name, ttl, before, trace =
+  unpack(ARGV, 1, 12 + 3)
+local first_wanted = 12 + 4
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -18,7 +22,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'first', 'heard', ':waits', 'quiet' }
+  'first', 'heard', ':waits', 'quiet', 'lapsed', 'last_claim', 'claimed_before', 'taken_over', 'traces', 'queued_at' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 local repeated = record.token == token and record.owner == owner
 if is_outdated and not repeated then return outdated() end -- what it claimed before is its own
@@ -31,7 +35,10 @@ wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 
 if wrong then return wrong end
 
 -- An altered message is recognised in every state of the hop.
-if digest ~= '' and digest ~= record.digest then return { 'altered' } end
+if digest ~= '' and digest ~= record.digest then
+  local superseded = redis.call('HGET', hop_key(hop), 'superseded') or ''
+  return { (' ' .. superseded .. ' '):find(' ' .. digest .. ' ', 1, true) and 'superseded' or 'altered' }
+end
 local is_open = record.state == 'queued' or record.state == 'running'
 if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
@@ -82,7 +89,16 @@ local function spent()
   if not used then redis.call('HSET', wf_key(record.workflow), 'used', before) end
   return { used and sums_text(used) or before, sums_text(counted or sums_in()) }
 end
+-- What is known of earlier claims; own is what names the span of this one.
+local function earlier(claimed_before, taken_over, own)
+  local found = { claimed_before or '', taken_over or '' }
+  for each in (record.traces or ''):gmatch('%S+') do
+    if each ~= own then found[#found + 1] = each end
+  end
+  return found
+end
 local function give()
+  if step == '' then list_hop(record.workflow, hop, 'r') else list_hop(record.workflow, hop, 'r', activity, step) end
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
 end
@@ -92,7 +108,8 @@ if repeated then
   redis.call('ZREM', due, hop)
   give()
   return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at,
-    where ~= '' and record.heard or '', brought(), waits(), spent() }
+    where ~= '' and record.heard or '', brought(), waits(), spent(),
+    earlier(record.claimed_before, record.taken_over, trace) }
 end
 if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
@@ -102,7 +119,17 @@ raise_format()
 local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
 if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
-  'claimed_at', int(now), 'exhausted', exhausted)
+  'claimed_at', int(now), 'exhausted', exhausted, 'last_claim', int(now), 'activity', activity)
+if record.state == 'queued' then note_time(activity, 'q', record.queued_at) end
+local taken_over = (record.state == 'running' or record.lapsed == '1') and '1' or ''
+if record.last_claim then
+  redis.call('HSET', hop_key(hop), 'claimed_before', record.last_claim, 'taken_over', taken_over, 'lapsed', '')
+end
+if trace ~= '' then
+  local traces = earlier()
+  traces[#traces + 1] = trace
+  redis.call('HSET', hop_key(hop), 'traces', table.concat(traces, ' ', math.max(3, #traces - MOST_TRACES + 1)))
+end
 local heard = ''
 if log then
   heard = record.heard
@@ -130,4 +157,5 @@ else
   add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
     'exhausted', exhausted))
 end
-return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought(), waits(), spent() }
+return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought(), waits(), spent(),
+  earlier(record.last_claim, taken_over) }

@@ -1,9 +1,10 @@
--- Put in front of every script, after the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always
--- the prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the
+-- Put in front of every script. The limits of the protocol stand in the place of their names (DUE_AFTER, ...). ARGV[1] is
+-- always the prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
---                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
+--                                     one), created_at, updated_at, deadline (if it has one), origin (of a fork: the
+--                                     workflow and the step that it began as, and its place, with spaces between them), used (if it has limits
 --                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
 --                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
 --                                     go on by themselves; the current hop is judged by its own record) and, while its
@@ -13,10 +14,16 @@
 -- {prefix}:hop:{hop}          hash    workflow, state (held|queued|running|waiting|suspended|parked|done|failed|
 --                                     cancelled), queue,
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
---                                     the last attempt, also while it is parked); redriven_by and published_by (tokens); letter (while parked);
+--                                     the last attempt, also while it is parked); redriven_by, published_by and edited_by (tokens); superseded (the
+--                                     digests that it had before it was edited); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
---                                     of its queue); waits (how often it was overdue); given_back
---                                     (how many workers could not read it); counted (what its recorded calls used, as
+--                                     of its queue); queued_at (since when it waits for a claim, or did);
+--                                     activity (of its step, since its first claim); waits (how often it was overdue); given_back
+--                                     (how many workers could not read it); last_claim (when it was made, also after
+--                                     it is over), claimed_before and taken_over (when the one before it was made, and '1' if its
+--                                     owner was lost); lapsed ('1' if the owner of the
+--                                     latest claim was lost); traces (what names the spans of its latest attempts, with spaces
+--                                     between them); counted (what its recorded calls used, as
 --                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept
 --                                     after a claim, and the id); envelope until it is closed;
@@ -32,7 +39,8 @@
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
 --                                     a prompt, as base64; executed:PLACE -> the record of an earlier step (JSON);
---                                     at:STEP_ID -> its place and the digest of its record; steps:DIGEST -> a page of steps
+--                                     at:STEP_ID -> its place and the digest of its record; ran:PLACE -> a step that ended
+--                                     as it was asked for (JSON); steps:DIGEST -> a page of steps
 --                                     to come (JSON); and the workflow's own conversations, each with the fields
 --                                     of the next key after :{name}:; and its signals: signals:count (that are kept),
 --                                     signals:kept:NAME and signals:taken:NAME (how many of a name ever were),
@@ -68,12 +76,19 @@
 -- {prefix}:letters            zset    letter of a refused message -> its cursor; expired ones are removed when the
 --                                     next ones come
 -- {prefix}:kept               zset    letter of a parked hop -> its cursor
+-- {prefix}:index              zset    all workflows, and what they wait for, as they are listed (listing.lua) -> 0
+-- {prefix}:ended              zset    as what a workflow that has ended is listed -> when its record expires
+-- {prefix}:times:{day}        hash    activity, q(ueued) or r(un), and a bucket -> how many hops took so long on that day
+--                                     (since 1970); it expires by itself
+-- {prefix}:served             zset    queue -> when a worker that serves it has swept last
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
 -- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of a claimed
 --                                     hop
 -- {prefix}:meta               hash    broker (where it was last reached), broker_id (what it is known by, unless the address
 --                                     is all that is known); format (that of the newest worker that ever began); swept_at,
---                                     held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
+--                                     looked_over (up to where sweeps have looked at the list), listed (the format at which all that
+--                                     versions without a list recorded was listed), listing (how far that is: format,
+--                                     run of the server, cursor of SCAN); held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
 --                                     (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
@@ -87,6 +102,7 @@ local deadlines, asleep, asked = prefix .. ':deadlines', prefix .. ':asleep', pr
 local ending = prefix .. ':ending'
 local letters, kept_letters = prefix .. ':letters', prefix .. ':kept'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
+local served_key = prefix .. ':served'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
 local function hops_key(workflow) return prefix .. ':hops:' .. workflow end
 local function events_key(workflow) return prefix .. ':events:' .. workflow end
@@ -116,8 +132,13 @@ local function int(number) return string.format('%.0f', number) end
 local newest = tonumber(redis.pcall('HGET', meta, 'format')) or 0
 local is_outdated = newest > FORMAT
 local function outdated() return redis.error_reply('FORMAT ' .. int(newest)) end
+-- Whatever older ones have recorded until then is to be listed, unless nobody has ever recorded anything.
 local function raise_format()
-  if newest < FORMAT then redis.call('HSET', meta, 'format', FORMAT) end
+  if newest >= FORMAT then return end
+  local is_new = redis.pcall('HEXISTS', meta, 'format') == 0 and redis.call('EXISTS', due) == 0
+  redis.call('HSET', meta, 'format', FORMAT)
+  redis.call('HDEL', meta, 'listed', 'listing')
+  if is_new then redis.call('HSET', meta, 'listed', FORMAT) end
 end
 
 -- What was used: requests, tool calls, input tokens, output tokens and cost (in 10^-10 US dollars), whole numbers with
@@ -191,7 +212,12 @@ end
 -- Note that a message of the hop is sent now; returns its number.
 local function expect(hop, queue, waits)
   local number = redis.call('HINCRBY', sent_key, queue, 1)
-  redis.call('HSET', hop_key(hop), 'sent', number, 'waits', waits)
+  -- One that was sent before waits since then.
+  if waits == 0 then
+    redis.call('HSET', hop_key(hop), 'sent', number, 'waits', waits, 'queued_at', int(now))
+  else
+    redis.call('HSET', hop_key(hop), 'sent', number, 'waits', waits)
+  end
   await_claim(hop, waits)
   return number
 end
@@ -300,17 +326,18 @@ end
 
 -- Shared by the closing operations: what the owner and the fence allow. Returns the workflow if the hop may be closed,
 -- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not, and -1 if the
--- hop is unknown. Behind them stand the tokens of its open waits, if it has ever had any, and how many branches it has
--- written, if it is a block.
+-- hop is unknown. Behind them stand the tokens of its open waits, if it has ever had any, how many branches it has
+-- written, if it is a block, the activity of its step, and since when that runs.
 local function may_close(hop, owner, fence, closed_state)
-  local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence', ':open', 'block:written')
+  local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence', ':open', 'block:written',
+    'activity', 'claimed_at')
   if is_unknown(hop) then return nil, -1 end
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
   if record[2] == 'running' or record[2] == 'queued' then
     local is_cut, wrong = is_cut_off(record[1], hop)
     if is_cut or wrong then return nil, wrong or 0 end
-    return record[1], nil, record[5], record[6]
+    return record[1], nil, record[5], record[6], record[7], record[8]
   end
   return nil, record[2] == closed_state and 1 or 0
 end
@@ -359,15 +386,16 @@ local function expire_workflow(workflow, at)
 end
 
 -- End a workflow. All its keys expire in the same millisecond, so that none is ever seen without the others. Those of a
--- large one are left to sweeps, in pages.
+-- large one are left to sweeps, in pages. Returns when they expire.
 local function expire(workflow, ttl)
   redis.call('ZREM', deadlines, workflow)
   local at = int(now + ttl)
   local hops = redis.call('SMEMBERS', hops_key(workflow))
   if #hops > EXPIRED_AT_ONCE and type(redis.pcall('ZADD', ending, int(now), workflow)) == 'number' then
     redis.call('HSET', wf_key(workflow), 'expires_at', at)
-    return
+    return at
   end
   for _, hop in ipairs(hops) do expire_hop(hop, at) end
   expire_workflow(workflow, at)
+  return at
 end

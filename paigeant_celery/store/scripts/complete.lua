@@ -2,6 +2,7 @@
 -- as a block ends with it.
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
+--       the activity and the id of its step,
 --       how its branch ended (JSON), what the step used ('' for a workflow without limits), where its conversation is kept
 --       ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
 --       said in it, how many pieces they come in, the pieces, how many records the journal gets,
@@ -9,16 +10,16 @@
 -- Answer: 1 recorded, now or by an earlier call of this claim | {hop, queue, envelope, digest} to be sent, or {}, for the end
 --         of a branch that is recorded now | 0 overtaken, nothing changed | -1 the hop is unknown
 
-local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest, end_ = unpack(ARGV, 1, 12)
-local exact, where, name, size, pieces = unpack(ARGV, 12 + 1, 12 + 5)
-local first_piece = 12 + 6
+local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
+local next_activity, next_step, end_, exact, where, name, size, pieces = unpack(ARGV, 12, 12 + 7)
+local first_piece = 12 + 8
 local first_record = first_piece + pieces + 1
 local first_blob = first_record + 2 * ARGV[first_record - 1]
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
-local workflow, answer, open, written = may_close(hop, owner, fence, 'done')
+local workflow, answer, open, written, activity, claimed_at = may_close(hop, owner, fence, 'done')
 if not workflow then return answer end
 wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
   blob_key(workflow), 'hash')
@@ -75,6 +76,7 @@ close_hop(hop, owner, 'done', open)
 if above then redis.call('UNLINK', journal_key(hop)) end -- nobody reads it any more, and there are as many as branches
 stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
+note_time(activity, 'r', claimed_at)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1
 if above then
@@ -88,11 +90,12 @@ if above then
   end
 elseif next_hop ~= '' then
   redis.call('HSET', wf_key(workflow), 'hop', next_hop, 'updated_at', int(now))
+  list(workflow, 'q', next_activity, next_step)
   add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step, 'next_hop', next_hop))
 else
   redis.call('HSET', wf_key(workflow), 'state', 'completed', 'envelope', envelope, 'updated_at', int(now))
   add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step))
   add_event(workflow, 'type', 'workflow_completed', 'hop', hop)
-  expire(workflow, ttl)
+  leave_at(workflow, 'c', expire(workflow, ttl))
 end
 return sends

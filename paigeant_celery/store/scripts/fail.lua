@@ -10,7 +10,7 @@ local _, hop, owner, fence, ttl, failure, step, error_class, where, end_ = unpac
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', deadlines, 'zset')
 if wrong then return wrong end
-local workflow, answer, open, written = may_close(hop, owner, fence, 'failed')
+local workflow, answer, open, written, activity, claimed_at = may_close(hop, owner, fence, 'failed')
 if not workflow then return answer end
 wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
   blob_key(workflow), 'hash')
@@ -31,6 +31,7 @@ local envelope = redis.call('HGET', hop_key(hop), 'envelope') or ''
 close_hop(hop, owner, 'failed', open)
 stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
+note_time(activity, 'r', claimed_at)
 if arrival then
   redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
   add_failure(workflow, 'failed', hop, step, error_class, where)
@@ -39,5 +40,5 @@ end
 redis.call('HSET', wf_key(workflow), 'state', 'failed', 'failure', failure, 'envelope', envelope, 'updated_at', int(now))
 add_failure(workflow, 'failed', hop, step, error_class, where)
 add_failure(workflow, 'workflow_failed', hop, step, error_class, where)
-expire(workflow, ttl)
+leave_at(workflow, 'f', expire(workflow, ttl))
 return 1

@@ -28,5 +28,6 @@ local deadline = tonumber(redis.call('HGET', wf_key(workflow), 'deadline') or ni
 if deadline and now < deadline and deadline < at then at = deadline end
 send_at(hop, at)
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
+list_hop(workflow, hop, 'q')
 add_failure(workflow, 'given_back', hop, step, error_class, where)
 return 1

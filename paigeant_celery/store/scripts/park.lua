@@ -29,10 +29,14 @@ redis.call('ZADD', parked, int(now), hop)
 if letter then keep_letter(hop, letter, { unpack(ARGV, 10) }) end
 if arrival or written then
   redis.call('HSET', wf_key(workflow), 'failure', failure, 'updated_at', int(now))
-  if not arrival then settle(workflow) end
+  if not arrival then
+    settle(workflow)
+    relist(workflow)
+  end
 else
   redis.call('ZREM', deadlines, workflow)
   redis.call('HSET', wf_key(workflow), 'state', 'parked', 'failure', failure, 'updated_at', int(now))
+  list(workflow, 'p')
 end
 add_failure(workflow, 'parked', hop, step, error_class, where)
 return arrival and arrive(workflow, hop, arrival) or 1

@@ -2,7 +2,8 @@
 -- ARGV: prefix, workflow
 -- Answer: nil if it is unknown, otherwise {state, content, hop, created_at, updated_at, failure, envelope,
 --         the hop's queue, state, attempt, when it is tried again (nil if it does not wait), when it goes on without an
---         answer, or would if it had not been cancelled ('' or nil if it does not), {the fields of its waits}}
+--         answer, or would if it had not been cancelled ('' or nil if it does not), {the fields of its waits},
+--         the workflow, the step and its place that it is a fork of (nil if it is none)}
 
 local workflow = ARGV[2]
 
@@ -10,7 +11,7 @@ local wrong = misplaced(wf_key(workflow), 'hash')
 if wrong then return wrong end
 if redis.call('EXISTS', wf_key(workflow)) == 0 then return nil end
 local record = redis.call('HMGET', wf_key(workflow), 'state', 'content', 'hop', 'created_at', 'updated_at', 'failure',
-  'envelope')
+  'envelope', 'origin')
 if not record[3] then return corrupt(wf_key(workflow), 'names no hop') end
 wrong = misplaced(hop_key(record[3]), 'hash')
 if wrong then return wrong end
@@ -31,4 +32,4 @@ end
 -- CANCEL leaves what SUSPEND wrote; a hop that was claimed after it has a higher fence.
 local slept = hop[2] == 'cancelled' and hop[10] and hop[10]:match('^%d+') == hop[9]
 return { record[1], record[2], record[3], record[4], record[5], failure, record[7] or hop[4], hop[1], hop[2], hop[3],
-  retry_at, (hop[2] == 'suspended' or slept) and hop[7], hop[8] and wait_fields(record[3]) or {} }
+  retry_at, (hop[2] == 'suspended' or slept) and hop[7], hop[8] and wait_fields(record[3]) or {}, record[8] }

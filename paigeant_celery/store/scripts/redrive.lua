@@ -31,7 +31,8 @@ wrong = above and misplaced(hop_key(above), 'hash')
 if wrong then return wrong end
 
 drop_letter(hop)
-redis.call('HSET', hop_key(hop), 'redriven_by', token, 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
+redis.call('HSET', hop_key(hop), 'redriven_by', token, 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0,
+  'queued_at', int(now))
 redis.call('HDEL', hop_key(hop), 'owner', 'failure', 'given_back')
 redis.call('ZREM', parked, hop)
 if discard == '1' then
@@ -50,6 +51,7 @@ if above then
 else
   if state == 'parked' then await_deadline(workflow, redis.call('HGET', wf_key(workflow), 'deadline')) end
   redis.call('HSET', wf_key(workflow), 'state', 'running', 'updated_at', int(now))
+  list(workflow, 'q')
 end
 if discard == '1' then
   add_event(workflow, 'type', 'redriven', 'hop', hop, 'journal', 'discarded')

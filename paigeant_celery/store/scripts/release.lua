@@ -16,9 +16,11 @@ if wrong then return wrong end
 
 local attempt, exhausted = unpack(redis.call('HMGET', hop_key(hop), 'attempt', 'exhausted'))
 if exhausted ~= '1' then attempt = int(attempt - 1) end
-redis.call('HSET', hop_key(hop), 'state', 'queued', 'attempt', attempt, 'sent', 0, 'waits', 0)
+redis.call('HSET', hop_key(hop), 'state', 'queued', 'attempt', attempt, 'sent', 0, 'waits', 0,
+  'queued_at', int(now))
 redis.call('HDEL', hop_key(hop), 'owner', 'token', 'claimed_at', 'exhausted', 'given_back')
 take_from(owner, hop)
 send_at(hop, now)
+list_hop(workflow, hop, 'q')
 add_event(workflow, 'type', 'released', 'hop', hop)
 return 1

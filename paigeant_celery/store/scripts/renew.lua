@@ -34,9 +34,10 @@ for i = 5, #ARGV, 2 do
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
   else
     if record[3] == 'queued' then
-      redis.call('HSET', hop_key(hop), 'state', 'running')
+      redis.call('HSET', hop_key(hop), 'state', 'running', 'lapsed', '')
       redis.call('ZREM', due, hop)
       give_to(owner, hop, lease)
+      list_hop(record[5], hop, 'r')
     end
     if (tonumber(record[4] or 0) or 0) > 0 then
       settled[#settled + 1] = hop

@@ -19,5 +19,6 @@ redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted', 'given_back
 take_from(owner, hop)
 send_at(hop, now + delay)
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
+list_hop(workflow, hop, 't')
 add_failure(workflow, 'retrying', hop, step, error_class, where, 'delay_ms', delay)
 return 1

@@ -56,6 +56,7 @@ if on_branches == '1' and not over then
   if block_of(hop) then count_live(workflow, hop, -1) end
   settle(workflow)
 end
+if on_branches == '1' then relist(workflow) else list_hop(workflow, hop, over and 'q' or 's') end
 if quiet ~= '1' then
   if waits_for == '' then
     add_event(workflow, 'type', 'suspended', 'hop', hop)

@@ -1,14 +1,17 @@
 -- SWEEP: find hops whose message will not come, note that it is sent again, and return them. Hops below what has ended are
 -- closed instead.
 -- Nobody leads: whoever asks first in a second makes the pass; the others learn only of the owners on their host.
--- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
---       empty) or '0' for each queue that the caller has looked at
+-- ARGV: prefix, host, lease, number of dead owners, number of queues that the caller serves, the dead owners (their processes
+--       are gone), those queues, then queue, '1' (it is empty) or '0' for each queue that the caller has looked at
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
 --         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, 1 (there
 --         is more than fits into one pass, so that another one should follow, which may be at once) or 0, {those to send
---         again because a time is over}, or the error FORMAT if a newer worker has begun
+--         again because a time is over}, 1 (workflows of older versions are still to be listed) or 0, or the error FORMAT if
+--         a newer worker has begun
 
-local _, host, lease, dead_count = unpack(ARGV, 1, 4)
+local _, host, lease, dead_count, served_count = unpack(ARGV, 1, 5)
+local first_served = 6 + dead_count
+local first_looked_at = first_served + served_count
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
   host_key(host), 'set', deadlines, 'zset', asleep, 'zset', asked, 'zset', ending, 'zset', parked, 'zset', kept_letters, 'zset')
@@ -17,12 +20,21 @@ if wrong then return wrong end
 if is_outdated then return outdated() end
 raise_format()
 
+-- Note which queues somebody serves; those that nobody has served for long are forgotten.
+local served = {}
+for i = first_served, first_looked_at - 1 do
+  served[#served + 1] = int(now)
+  served[#served + 1] = ARGV[i]
+end
+if #served > 0 then redis.pcall('ZADD', served_key, unpack(served)) end
+
 local looked_at = {}
-for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
+for i = first_looked_at, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
 
 local again, woken, late, corrupted, unknown, asked = {}, {}, {}, {}, {}, {}
 local bytes, late_bytes = 0, 0 -- apart, so that no backlog holds deadlines up
 local closed = 0
+local changes = {} -- of where workflows stand
 
 -- What does not fit into this answer is left for the next pass. A woken hop counts twice: it takes more commands.
 local function done_so_far() return #again / 4 + #woken + closed end
@@ -63,7 +75,9 @@ local function send_again(hop, record, waits, why)
     corrupted[#corrupted + 1] = sent_key
   end
   is_counted[record.queue] = true
+  if why == 'owner_gone' or why == 'lease_over' then redis.call('HSET', hop_key(hop), 'lapsed', '1') end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
+  if not block_of(hop) then changes[#changes + 1] = { workflow = record.workflow, state = 'q' } end
   expect(hop, record.queue, waits)
   if why ~= 'time_over' or record.quiet ~= '1' then
     add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
@@ -130,7 +144,10 @@ local function look_at_sleeper(hop)
     local state, open
     if key_type == 'hash' then state, open = unpack(redis.call('HMGET', hop_key(hop), 'state', ':open')) end
     redis.call('ZREM', asleep, hop)
-    if state == 'cancelled' then withdraw_waits(open) end
+    if state == 'cancelled' then
+      unlist_waits(hop, tokens_in(open))
+      withdraw_waits(open)
+    end
     if state ~= 'cancelled' and key_type ~= 'none' then corrupted[#corrupted + 1] = hop_key(hop) end
     return
   end
@@ -153,9 +170,9 @@ end
 -- Look at a queued hop that should have been claimed by now. There may be thousands, so only the envelopes of those
 -- that are sent again are read.
 local function look_at(hop)
-  local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'sent', 'waits')
+  local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'sent', 'waits', 'workflow')
   if found.err then return give_up(hop) end
-  local state, queue, sent, waits = unpack(found)
+  local state, queue, sent, waits, workflow = unpack(found)
   if state ~= 'queued' or not queue then return give_up(hop) end
   local overtaken = reached_on(queue) > (tonumber(sent) or 0)
   waits = int((tonumber(waits) or 0) + 1)
@@ -167,6 +184,8 @@ local function look_at(hop)
     -- Its message waits behind others: there is no reason to send it again.
     redis.call('HSET', hop_key(hop), 'waits', waits)
     await_claim(hop, waits)
+    -- A program of an older version may have recorded it, and lists nothing. What is claimed or sent again is listed there.
+    if waits == '1' and workflow and not block_of(hop) and not listing_of(workflow) then relist(workflow) end
   elseif not asked[queue] then
     asked[queue] = true
     unknown[#unknown + 1] = queue
@@ -213,14 +232,16 @@ local function end_more()
   return #names > 0 and redis.call('ZCARD', ending) > 0
 end
 
-for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end
+for i = 6, first_served - 1 do lapse(ARGV[i], 'owner_gone') end
 
-local swept_at, cut = unpack(redis.call('HMGET', meta, 'swept_at', 'cut'))
-local looking = #ARGV > 4 + dead_count
-local is_cut = false
+local swept_at, cut, all_listed = unpack(redis.call('HMGET', meta, 'swept_at', 'cut', 'listed'))
+local looking = #ARGV >= first_looked_at
+local is_cut, is_incomplete = false, false
 if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
   if swept_at and now - swept_at > long_unswept(lease) then redis.call('HSET', meta, 'held_until', int(now + lease)) end
   redis.call('HSET', meta, 'swept_at', int(now))
+  is_incomplete = all_listed ~= int(FORMAT)
+  redis.pcall('ZREMRANGEBYSCORE', served_key, '-inf', int(now - DAY * DAYS_SERVED))
   if not held(lease) then
     for _, owner in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
       lapse(owner, 'lease_over')
@@ -244,6 +265,10 @@ if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
     look_at_deadline(workflow)
   end
   is_cut = end_more() or is_cut or is_full()
+  look_over(LOOKED_OVER)
+  is_cut = drop_expired(EXPIRED_LISTED) == EXPIRED_LISTED or is_cut
   if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end
-return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken }
+list_all(changes)
+return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken,
+  is_incomplete and 1 or 0 }

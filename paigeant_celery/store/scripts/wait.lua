@@ -21,6 +21,7 @@ for _, each in ipairs(tokens_in(open)) do
 end
 if #others >= MAX_WAITS then return 'too_many' end
 
+local age = age_of(redis.pcall('HGET', wf_key(workflow), 'created_at')) or age_of(0)
 -- Writes that need memory come first.
 local number = redis.call('HINCRBY', hop_key(hop), ':waits', 1)
 if found then
@@ -35,9 +36,10 @@ others[#others + 1] = token
 redis.call('HSET', hop_key(hop), ':open', table.concat(others, ' '), ':id:' .. wait_id, token,
   ':wait_id:' .. token, wait_id, ':kind:' .. token, kind, ':name:' .. token, name, ':since:' .. token, int(now),
   ':until:' .. token, timeout ~= '' and int(now + timeout) or '', ':state:' .. token, 'open', ':about:' .. token, about,
-  ':number:' .. token, number, ':parts:' .. token, #ARGV - 11)
+  ':number:' .. token, number, ':parts:' .. token, #ARGV - 11, ':age', age)
 for i = 12, #ARGV do redis.call('HSET', hop_key(hop), ':part:' .. token .. ':' .. (i - 11), ARGV[i]) end
 redis.call('ZADD', asked, int(now), token)
+list_wait(name, age, token)
 add_event(workflow, 'type', 'asked', 'hop', hop, 'wait', name)
 
 local early = kind == 'signal' and take_signal(workflow, name)

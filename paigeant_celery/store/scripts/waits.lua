@@ -4,6 +4,7 @@
 -- :waits                   how many were ever recorded; each has a number, which orders those of one moment
 -- :open                    the tokens of the open ones, oldest first, with spaces between them
 -- :settled                 how many are settled
+-- :age                     how old its workflow is, for the list (listing.lua)
 -- :id:{wait id}            token
 -- :wait_id:{token}         likewise kind (token|signal), name, since, until ('' for none), state (open|settled|timed_out),
 --                          about (JSON for whoever answers), number, and parts (how many parts it has)
@@ -134,6 +135,7 @@ local function wake(workflow, hop)
   redis.call('HDEL', hop_key(hop), 'quiet')
   redis.call('ZREM', asleep, hop)
   goes_on_again(workflow, hop, on_branches)
+  list_hop(workflow, hop, 'q')
   return { hop, queue, envelope, digest }
 end
 

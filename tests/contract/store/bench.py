@@ -15,6 +15,7 @@ from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
+from tests.support.listing import check_listing
 
 LEASE = 30.0  # seconds; never expires within a test
 BRIEF_LEASE = 0.2
@@ -113,6 +114,19 @@ def check_places(bench: Bench) -> None:
     assert {hop_id: [place.partition(" ")[0] for place in places.get(hop_id, [])] for hop_id in states} == expected
     assert set(places) <= set(states)
     assert leases == owners
+    if isinstance(bench, RedisBench):
+        listed, ended = (cast("list[str]", bench.client.zrange(bench.key(each), 0, -1)) for each in ("index", "ended"))
+        check_listing(listed, ended, hashes(bench, "wf"), hashes(bench, "hop"))
+
+
+def hashes(bench: RedisBench, kind: str) -> dict[str, dict[str, str]]:
+    start = bench.key(kind, "")
+    keys = [key for key in bench.client.scan_iter(f"{start}*", count=1000) if bench.client.type(key) == "hash"]
+    with bench.client.pipeline(transaction=False) as commands:
+        for key in keys:
+            commands.hgetall(key)
+        found = commands.execute()
+    return {key[len(start) :]: fields for key, fields in zip(keys, found, strict=True) if fields}
 
 
 class MemoryBench:

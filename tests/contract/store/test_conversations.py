@@ -249,7 +249,7 @@ def test_a_history_of_a_workflow_ends_with_it_whatever_version_ends_it(on_redis:
     on_redis.store.cancel("w")
 
     keys = set(on_redis.client.scan_iter(on_redis.key("*"))) - {
-        on_redis.key(name) for name in ("meta", "sent", "reached")
+        on_redis.key(name) for name in ("meta", "sent", "reached", "index", "ended")
     }
     assert kept in keys
     assert 0 < on_redis.client.pttl(kept) <= before

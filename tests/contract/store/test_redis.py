@@ -52,6 +52,7 @@ def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
     left = {key.removeprefix(on_redis.prefix + ":"): on_redis.client.pttl(key) for key in keys}
     assert (left.pop("sent"), left.pop("reached")) == (-1, -1)  # one number per queue, not per workflow
     assert left.pop("meta") == -1  # the format
+    assert (left.pop("index"), left.pop("ended")) == (-1, -1)  # each workflow leaves them when it expires
     kinds = ("wf", "hops", "events", "stream", "blob")
     expected = {f"{kind}:{name}" for kind in kinds for name in ("done", "failed")}
     expected |= {f"hop:{name}.{place}" for name in ("done", "failed") for place in (0, 1)}

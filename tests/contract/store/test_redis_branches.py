@@ -107,7 +107,9 @@ def test_nothing_is_left_of_a_large_tree_after_its_sweeps(on_redis: RedisBench, 
 
 def of_the_workflow(bench: RedisBench) -> list[str]:
     """Return the keys of a workflow: all but those that stay."""
-    stay = {bench.key(name) for name in ("meta", "sent", "reached")}
+    stay = {bench.key(name) for name in ("meta", "sent", "reached", "index", "ended")} | set(
+        bench.client.scan_iter(bench.key("times", "*"))
+    )
     return sorted(key for key in bench.client.scan_iter(bench.key("*")) if key not in stay)
 
 

@@ -337,6 +337,24 @@ def test_a_server_without_append_only_file_is_warned_about(own_redis: Callable[.
         store.close()
 
 
+@pytest.mark.parametrize(("used", "said"), [(0.5, None), (0.95, "is nearly full"), (1.5, "is full")])
+def test_a_server_that_is_full_or_soon_will_be_is_warned_about(
+    own_redis: Callable[..., Any], used: float, said: str | None
+) -> None:
+    """It still answers what is read, so that whoever looks would find nothing wrong."""
+    server = own_redis("--appendonly", "yes")
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    store.check(allow_eviction=False)  # loads what takes memory
+    with redis.Redis.from_url(server.url) as admin:
+        admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] / used))
+
+    warnings = store.check(allow_eviction=False)
+
+    assert len(warnings) == (said is not None)
+    assert all(str(said) in warning and "raise `maxmemory`" in warning for warning in warnings)
+    store.close()
+
+
 def test_a_server_that_hides_its_configuration_is_warned_about(own_redis: Callable[..., Any]) -> None:
     """A managed Redis works, with a warning about what could not be checked."""
     server = own_redis()

@@ -50,6 +50,7 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
+    Edit,
     Heard,
     HopRecord,
     NewWait,
@@ -67,6 +68,7 @@ from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import Client
 from paigeant_celery.store.redis_waits import waits_in
 from paigeant_celery.store.totals import NOTHING, Sums, sums_in
+from tests.support.listing import check_listing
 
 T = TypeVar("T")
 
@@ -429,6 +431,8 @@ class RedisRig:
         hops = {hop_id: self._row(hop_id, found) for hop_id in ids["hop"]}
         for name in ids["wf"]:
             self._check_live(name, found, hops)
+        records = ({each: pairs(found[f"{kind}:{each}"]) for each in ids[kind]} for kind in ("wf", "hop"))
+        check_listing(scores["index"], scores["ended"], *records)
         return Reading(
             workflows={name: self._course(name, found, ends) for name in ids["wf"]},
             hops=hops,
@@ -621,8 +625,21 @@ def signals_in(blobs: Mapping[str, str]) -> tuple[int, list[str], dict[str, list
     return int(of.get("count", 0)), [ids[number] for number in sorted(ids)], kept
 
 
-SORTED = ("due", "parked", "asleep", "asked", "deadlines", "owners", "letters", "kept", "ending")
-KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "conversation", "journal", "owner", "host", "letter")
+SORTED = (
+    "due",
+    "parked",
+    "asleep",
+    "asked",
+    "deadlines",
+    "owners",
+    "letters",
+    "kept",
+    "ending",
+    "index",
+    "ended",
+    "served",
+)
+KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "conversation", "journal", "owner", "host", "letter", "times")
 SINGLE = (*SORTED, "sent", "reached", "meta")
 
 
@@ -1079,6 +1096,18 @@ class Machine:
         answer = self.pair.ask(lambda store: store.redrive(workflow, discard_journal=fresh))
         self.seen[answer] += 1
 
+    def edit(self, workflow: str, restarts: bool, stale: bool) -> None:
+        """Replace the envelope of the current hop, and let a copy of its old message come."""
+        hop_id = self.hop_at(workflow)
+        row = self.last.hops.get(hop_id)
+        before = row.digest if row is not None else f"d-{hop_id}"
+        new = replace(hop(hop_id), digest=f"e-{next(self.numbers)}")
+        edit = Edit(hop=new, instead_of="stale" if stale else before, restarts=restarts, by="ann")
+        answer = self.pair.ask(lambda store: store.edit(edit))
+        self.seen[f"edit {answer}"] += 1
+        if answer == "edited":
+            self.claim(hop_id, OWNERS[0], digest=before)
+
     def sweep(self, dies: int | None, empty: bool | None, host: str, after: float = 1.0) -> None:
         self.pair.pass_time(timedelta(seconds=after))
         dead = [self.owner_that_runs(dies)] if dies is not None else []
@@ -1469,7 +1498,9 @@ class Machine:
         return f"{workflow}.{min(max(place + step, 0), PLACES - 1)}"
 
     def claim(self, hop_id: str, owner: str, *, digest: str | None = "right", most: int | None = None) -> None:
-        digest = f"d-{hop_id}" if digest == "right" else digest
+        if digest == "right":
+            row = self.last.hops.get(hop_id)
+            digest = row.digest if row is not None else f"d-{hop_id}"
         token = f"t{next(self.numbers)}"
         most = self.most if most is None else most
         call = Call(
@@ -1508,7 +1539,8 @@ class Machine:
         before = self.last
         found = self.pair.ask(lambda store: store.sweep(host=host, dead=dead, queues=queues))
         again = [each.hop_id for each in found.overdue]
-        assert found.overdue == tuple(hop(hop_id) for hop_id in again), f"answer: {found.overdue}"
+        sent = tuple(replace(hop(hop_id), digest=before.hops[hop_id].digest) for hop_id in again)
+        assert found.overdue == sent, f"answer: {found.overdue}"
         self.seen["lapsed"] += sum(before.hops[hop_id].state == "running" for hop_id in again)
         self.seen["resent"] += len(again)
         self.seen["asked for queues"] += len(found.queues)
@@ -1635,6 +1667,46 @@ def started(pair: Pair, *, most: int) -> Machine:
     machine = Machine(pair)
     machine.begin(both=False, owner=OWNERS[0], most=most)
     return machine
+
+
+def test_both_stores_agree_on_edits_between_other_calls(new_pairs: Pairs) -> None:
+    """A hop is edited while it is parked, while it sleeps, and in between; copies of its old messages come."""
+    machine = started(new_pairs()(), most=2)
+
+    def edits(restarts: bool) -> None:
+        before = machine.last
+        for stale in (True, False):
+            machine.edit("w", restarts=restarts, stale=stale)
+            machine.check(before)
+            before = machine.last
+
+    machine.record(back=0)
+    edits(restarts=False)  # it runs
+    machine.park(back=0, lettered=True)
+    edits(restarts=False)
+    machine.redrive("w")
+    edits(restarts=True)  # it is queued
+    machine.claim("w.0", OWNERS[0])
+    machine.record(back=0)
+    machine.park(back=0, lettered=True)
+    edits(restarts=True)
+    edits(restarts=False)
+    machine.redrive("w")
+    machine.sweep(dies=None, empty=True, host="here")
+    machine.falls_asleep("w", owner=OWNERS[1], name="paid", timed=False)
+    edits(restarts=True)
+    edits(restarts=False)
+    machine.resolve("w", name="paid", both=True, by="ann")
+    edits(restarts=False)
+    machine.claim("w.0", OWNERS[0])
+    machine.cancel("w", meant=True)
+    edits(restarts=False)
+    machine.edit("v", restarts=False, stale=False)
+
+    assert {name for name in machine.seen if name.startswith("edit ")} == {
+        *("edit edited", "edit goes_on", "edit changed", "edit begun", "edit ended", "edit unknown"),
+    }
+    assert machine.seen["dropped superseded"] == machine.seen["edit edited"] == 4
 
 
 def test_both_stores_agree_on_what_random_calls_seldom_meet(new_pairs: Pairs) -> None:

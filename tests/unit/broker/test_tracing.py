@@ -16,7 +16,7 @@ from sentry_sdk.transport import Transport
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.publisher import CeleryPublisher
 from paigeant_celery.broker.threads import MOST_IN_LANE, BrokerThreads
-from paigeant_celery.broker.tracing import current_trace, hop_trace, workflow_trace
+from paigeant_celery.broker.tracing import current_trace, workflow_trace
 from paigeant_celery.core.names import Names
 
 OURS, OTHER = 0xA1, 0xB2
@@ -55,16 +55,6 @@ def current() -> int:
 def test_nothing_is_sent_along_if_nothing_is_traced() -> None:
     """The envelope stays as small as it was."""
     assert current_trace() == {}
-
-
-def test_a_step_stays_below_the_span_of_its_hop_and_otherwise_joins_the_trace_of_its_message() -> None:
-    """Spans of an agent belong below the task that ran it, which may have begun a trace of its own."""
-    with hop_trace(carrier(OURS)):
-        assert current() == OURS
-        with trace.use_span(span(OTHER)), hop_trace(carrier(OURS)):
-            assert current() == OTHER
-    with hop_trace({}):
-        assert current() == 0
 
 
 def test_what_is_sent_again_stays_in_the_trace_of_its_workflow() -> None:

@@ -535,6 +535,7 @@ def test_the_status_says_where_the_workflow_stands(workflow_harness: WorkflowHar
         executed=("one",),
         remaining=("two", "three"),
         failure=None,
+        ahead=0,
         created_at=status.created_at,
         updated_at=status.updated_at,
     )

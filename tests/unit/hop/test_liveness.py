@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from paigeant_celery.hop import liveness
-from paigeant_celery.hop.liveness import goes_on, host_id, is_gone, new_owner_id
+from paigeant_celery.hop.liveness import goes_on, host_id, in_words, is_gone, new_owner_id
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="this system has no /proc")
 
@@ -32,6 +33,12 @@ def test_a_living_process_is_not_gone() -> None:
     assert not is_gone(new_owner_id())
 
 
+def test_people_are_told_the_process_and_the_host() -> None:
+    """Whoever reads a dead letter looks for that worker's log."""
+    assert in_words(new_owner_id()) == f"pid {os.getpid()} on {platform.node()}"
+    assert in_words("another-boot.4026531836:1:5:abc") == "another-boot.4026531836:1:5:abc"
+
+
 def test_a_killed_process_is_gone_before_its_parent_looks() -> None:
     """A child of a pool that was killed is missed at once."""
     with start() as other:
@@ -48,7 +55,7 @@ def test_a_killed_process_is_gone_before_its_parent_looks() -> None:
 
 def test_another_process_under_the_same_id_is_not_the_owner() -> None:
     """Process ids are reused, in a container soon."""
-    host, pid, started, nonce = new_owner_id().split(":")
+    host, pid, started, nonce, _ = new_owner_id().split(":")
 
     assert is_gone(f"{host}:{pid}:{int(started) - 1}:{nonce}")
     assert not goes_on(f"{host}:{pid}:{int(started) - 1}:{nonce}", of=new_owner_id())
@@ -100,7 +107,7 @@ def test_a_process_of_another_worker_is_left_to_that() -> None:
     """Each worker has a helper of its own, which ends with it."""
     with start() as other:
         owner = owner_in(other)
-        host, pid, started, nonce = owner.split(":")
+        host, pid, started, nonce, _ = owner.split(":")
 
         assert not goes_on(owner, of=f"{host}:{int(pid) + 1}:{started}:{nonce}")
         other.kill()

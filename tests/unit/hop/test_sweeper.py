@@ -134,7 +134,7 @@ def test_a_hop_that_waits_behind_others_is_let_be(line: Line) -> None:
 
 def test_the_hop_of_a_dead_process_of_this_host_is_published_at_once(line: Line) -> None:
     """Not after a lease."""
-    host, pid, start, nonce = new_owner_id().split(":")
+    host, pid, start, nonce, _ = new_owner_id().split(":")
     line.claim(f"{host}:{pid}:{int(start) - 1}:{nonce}")
 
     line.sweeper.sweep()
@@ -432,7 +432,7 @@ def test_a_look_at_a_queue_that_goes_wrong_ends_no_pass(line: Line, caplog: pyte
 
 def test_the_hops_of_a_dead_process_do_not_wait_for_a_look_at_queues(line: Line) -> None:
     """A look may take a while if the broker blocks."""
-    host, pid, start, nonce = new_owner_id().split(":")
+    host, pid, start, nonce, _ = new_owner_id().split(":")
     line.claim(f"{host}:{pid}:{int(start) - 1}:{nonce}")
     recorded(line, "other", "other")
     seen: list[list[str]] = []

@@ -21,6 +21,8 @@ PARTS = (
     port.ConversationKeeper,
     port.EventStore,
     port.LetterStore,
+    port.QueryStore,
+    port.EditStore,
     port.StoreServer,
 )
 

@@ -1,0 +1,1 @@
+"""Complaints of customers, answered by agents, with a person in between."""

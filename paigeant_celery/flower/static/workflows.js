@@ -1,0 +1,238 @@
+/* Workflows in Flower: shows what changes without a reload. Without this script the pages show the same, as it was. */
+(function () {
+    "use strict";
+
+    var KEPT_EVENTS = 1000; // rows of history
+    var KEPT_RUNS = 50; // runs of agents
+    var LONGEST_LINE = 20000; // characters of one text of an agent
+    var OVER = ["completed", "failed", "cancelled"];
+    var FIRST_PAUSE = 2000; // milliseconds until a refused connection is tried again; the pause grows
+    var LONGEST_PAUSE = 30000;
+
+    /* Parts of the page that the server has rendered again. A part in which somebody types is left as it is. */
+
+    var asking = false;
+    var again = false;
+    var follower = null; // of the workflow, if the page shows one
+
+    function stateShown() {
+        var shown = document.getElementById("wf-state");
+        return shown ? shown.textContent : "";
+    }
+
+    function isBusy(part) {
+        if (part.contains(document.activeElement) && part.querySelector("form, details")) {
+            return true;
+        }
+        return Array.prototype.some.call(part.querySelectorAll("details[open], textarea, input:not([type=hidden])"), function (field) {
+            return field.tagName === "DETAILS" || (field.type === "checkbox" ? field.checked : field.value !== field.defaultValue);
+        });
+    }
+
+    function refresh() {
+        if (asking) {
+            again = true;
+            return;
+        }
+        asking = true;
+        window.fetch(window.location.href, {credentials: "same-origin", headers: {"Accept": "text/html"}}).then(function (answer) {
+            if (!answer.ok || answer.redirected) {
+                throw new Error("the page is not shown any more");
+            }
+            return answer.text();
+        }).then(function (text) {
+            var shown = new DOMParser().parseFromString(text, "text/html");
+            var moved = false; // whether steps have changed
+            document.querySelectorAll("[data-wf-live]").forEach(function (part) {
+                var name = part.getAttribute("data-wf-live");
+                var other = shown.querySelector("[data-wf-live='" + name + "']");
+                if (other && name !== "notices" && part.innerHTML !== other.innerHTML && !isBusy(part)) {
+                    part.replaceChildren.apply(part, Array.from(other.childNodes));
+                    moved = moved || name === "steps";
+                }
+            });
+            if (follower && OVER.indexOf(stateShown()) < 0 && (moved || stateShown() !== "parked")) {
+                follower.goOn();
+            }
+        }).catch(function () {
+            // It is asked again with the next event, or at the next turn.
+        }).then(function () {
+            asking = false;
+            if (again) {
+                again = false;
+                window.setTimeout(refresh, 500);
+            }
+        });
+    }
+
+    /* What happens to the workflow, and what its agents say. All texts become text nodes. */
+
+    function element(name, className, text) {
+        var made = document.createElement(name);
+        if (className) {
+            made.className = className;
+        }
+        if (text !== undefined) {
+            made.textContent = text;
+        }
+        return made;
+    }
+
+    function happened(data) {
+        var body = document.getElementById("wf-happened");
+        var row = element("tr");
+        var fields = Object.keys(data.fields).map(function (name) { return name + "=" + data.fields[name]; });
+        row.appendChild(element("td", "", new Date(data.at).toISOString().replace("T", " ").slice(0, 23)));
+        row.appendChild(element("td", "", data.type));
+        row.appendChild(element("td", "", data.path || data.hop));
+        row.appendChild(element("td", "wf-muted", fields.join(" ")));
+        body.insertBefore(row, body.firstChild);
+        while (body.children.length > KEPT_EVENTS) {
+            body.removeChild(body.lastChild);
+        }
+    }
+
+    var runs = {};
+
+    function runOf(data) {
+        var key = data.run + "/" + data.attempt;
+        if (!runs[key]) {
+            var shown = document.getElementById("wf-agents-said");
+            var made = element("div", "wf-run");
+            var title = element("h3", "", data.path);
+            if (data.attempt > 1) {
+                title.appendChild(element("span", "wf-muted", " attempt " + data.attempt));
+            }
+            made.appendChild(title);
+            shown.insertBefore(made, shown.firstChild);
+            document.getElementById("wf-agents").classList.remove("wf-hidden");
+            runs[key] = {shown: made, line: null, as: ""};
+            while (shown.children.length > KEPT_RUNS) {
+                shown.removeChild(shown.lastChild);
+            }
+        }
+        return runs[key];
+    }
+
+    function said(data) {
+        var run = runOf(data);
+        if (data.begins || run.line === null || run.as !== data.as) {
+            run.line = element("p", "wf-line wf-as-" + data.as, "");
+            run.as = data.as;
+            run.shown.appendChild(run.line);
+        }
+        if (run.line.textContent.length < LONGEST_LINE) {
+            run.line.appendChild(document.createTextNode(data.text));
+        }
+    }
+
+    // A browser has six connections to a server for all its tabs, so only a tab in front follows, and only while there is
+    // something to follow. Each connection goes on behind the last event that was shown.
+
+    function Follower(address) {
+        var shown = document.getElementById("wf-live-state");
+        var source = null;
+        var later = null; // the timer of the next try
+        var pause = FIRST_PAUSE;
+        var last = ""; // the cursor of the last event
+        var rests = false; // all is told, until the page shows that it goes on
+        var settled = false; // what happened before the page was made is in it
+        var known = Date.now();
+
+        function note(text) {
+            shown.textContent = text;
+        }
+
+        function take(event) {
+            last = event.lastEventId || last;
+            return JSON.parse(event.data);
+        }
+
+        function open() {
+            var made;
+            if (source || rests || document.hidden) {
+                return;
+            }
+            window.clearTimeout(later);
+            made = source = new EventSource(last ? address + "?after=" + encodeURIComponent(last) : address);
+            made.onopen = function () {
+                pause = FIRST_PAUSE;
+                note("live");
+            };
+            made.onerror = function () {
+                note("not connected");
+                // A browser tries again by itself, unless it got an answer that is no stream of events.
+                if (made === source && made.readyState === EventSource.CLOSED) {
+                    source = null;
+                    later = window.setTimeout(open, pause);
+                    pause = Math.min(LONGEST_PAUSE, 2 * pause);
+                }
+            };
+            made.addEventListener("happened", function (event) {
+                var data = take(event);
+                happened(data);
+                settled = settled || new Date(data.at).getTime() > known - 5000;
+                if (settled) {
+                    refresh();
+                }
+            });
+            made.addEventListener("agent", function (event) { said(take(event)); });
+            made.addEventListener("over", function () {
+                rests = true;
+                close();
+                refresh();
+            });
+        }
+
+        function close() {
+            window.clearTimeout(later);
+            if (source) {
+                source.close();
+                source = null;
+            }
+            note("");
+        }
+
+        this.open = open;
+        this.close = close;
+        this.goOn = function () {
+            if (rests) {
+                rests = false;
+                open();
+            }
+        };
+    }
+
+    document.addEventListener("DOMContentLoaded", function () {
+        var workflow = document.getElementById("wf-workflow");
+        var list = document.querySelector("[data-wf-refresh]");
+        if (workflow) {
+            // What a button has just done is told once, and a form that was refused is not sent again by a reload.
+            window.history.replaceState(null, "", workflow.getAttribute("data-wf-page"));
+            follower = new Follower(workflow.getAttribute("data-wf-events"));
+            follower.open();
+            document.addEventListener("visibilitychange", function () {
+                if (document.hidden) {
+                    follower.close();
+                } else {
+                    follower.open();
+                    refresh();
+                }
+            });
+            window.addEventListener("pagehide", follower.close);
+            window.addEventListener("pageshow", follower.open);
+            window.setInterval(function () {
+                if (!document.hidden && OVER.indexOf(stateShown()) < 0) {
+                    refresh(); // times go on, too
+                }
+            }, 5000);
+        }
+        if (list) {
+            window.setInterval(function () {
+                if (!document.hidden) {
+                    refresh();
+                }
+            }, 1000 * Number(list.getAttribute("data-wf-refresh")));
+        }
+    });
+}());

@@ -1,0 +1,87 @@
+"""Signs of life of the processes of a worker, which its main process reads: when their loop turned, and their lease was
+renewed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["BEAT", "Beat", "Pulse"]
+
+BEAT = 1.0  # seconds between two signs of an event loop
+MOST = 1024  # processes; more children than this give no signs
+_SLOT = struct.Struct("qdd")  # a process, then the times of its latest signs on the monotonic clock; 0 for none yet
+_AT = {"loop": 8, "lease": 16}  # in a slot
+_TIME = struct.Struct("d")
+_PID = struct.Struct("q")
+
+Sign = Literal["loop", "lease"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """The latest signs of a process, in seconds from now; None for what has not begun there."""
+
+    pid: int
+    loop: float | None
+    lease: float | None
+
+
+class Pulse:
+    """The latest signs of each process, in memory that is shared with processes forked later.
+
+    All clocks are the monotonic one, which all processes of a host share.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, MOST * _SLOT.size)
+        self._own: tuple[int, int] | None = None  # a process, and where its signs are
+
+    def give(self, sign: Sign) -> None:
+        """Say that this process goes on."""
+        offset = self._offset()
+        if offset is not None:
+            _TIME.pack_into(self._memory, offset + _AT[sign], time.monotonic())
+
+    def of(self, pids: Collection[int]) -> Iterator[Beat]:
+        """Yield the latest signs of these processes, of those that have given any."""
+        now = time.monotonic()
+        for number in range(MOST):
+            pid, loop, lease = _SLOT.unpack_from(self._memory, number * _SLOT.size)
+            if pid in pids:
+                yield Beat(pid=pid, loop=now - loop if loop else None, lease=now - lease if lease else None)
+
+    def _offset(self) -> int | None:
+        pid = os.getpid()
+        if self._own is None or self._own[0] != pid:  # the first sign, or the first one after a fork
+            found = self._free(pid)
+            if found is None:
+                return None
+            _SLOT.pack_into(self._memory, found, pid, 0.0, 0.0)
+            self._own = pid, found
+        return self._own[1]
+
+    def _free(self, pid: int) -> int | None:
+        """Return a place that nobody uses. Processes that begin together look at different ones first."""
+        for number in range(MOST):
+            offset = (pid + number) % MOST * _SLOT.size
+            (taken,) = _PID.unpack_from(self._memory, offset)
+            if taken in (0, pid) or not _exists(taken):
+                return offset
+        return None
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,192 @@
+"""Schedules: the task that dispatches a document, and the entries of Celery's beat that send it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from celery import Celery, Task
+from celery.schedules import crontab, schedule
+from celery.utils.time import LocalTimezone
+
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.client.documents import dispatch_document_sync
+from paigeant_celery.core.document_errors import Finding, InvalidDocument
+from paigeant_celery.core.documents import Given, SlipDocument, read_document
+from paigeant_celery.core.errors import InvalidInput, NotPublished, TransientError
+from paigeant_celery.core.jsonable import dumps
+from paigeant_celery.core.lint import Known, lint
+from paigeant_celery.core.message import sha256
+from paigeant_celery.core.names import DISPATCH, Names
+from paigeant_celery.core.slots import FIELDS, Crontabs, NextDue, Slots, read_slots, slot_id, stem_of
+
+__all__ = ["DispatchTask", "register_dispatch", "schedule_entry"]
+
+LONGEST_WAIT = 300  # seconds between two attempts while the store is away
+MOST_ATTEMPTS = 100  # that is eight hours
+
+logger = logging.getLogger(__name__)
+
+
+def schedule_entry(
+    document: Given,
+    *,
+    schedule: Any,
+    deadline_after: float | timedelta | None = None,
+    queue: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    prefix: str = "paigeant",
+) -> dict[str, Any]:
+    """Return an entry for `beat_schedule` that dispatches a document each time that a schedule is due.
+
+    `schedule` is a `crontab`, a `timedelta` or seconds. The id of each workflow is the `correlation_id` of the document
+    (or a part of its digest) with the time that was due, so that two beats begin one workflow. `deadline_after` is in
+    seconds after that time. The task is sent to `queue`, or to where the app routes it: some worker of the app must
+    consume that queue. `options` are further ones of the message, such as `expires`; `prefix` is `paigeant_prefix`.
+
+    Raises `InvalidDocument`, and `InvalidInput` for a schedule of another kind.
+    """
+    given = read_document(document)
+    if findings := [*lint(given, Known()), *_fixed_times(given)]:
+        raise InvalidDocument.of(findings)
+    slots = _slots_of(schedule)
+    stem_of(given.correlation_id, "")
+    kwargs: dict[str, Any] = {"document": given.tree(), "schedule": slots.tree()}
+    if deadline_after is not None:
+        kwargs["deadline_after"] = _seconds(deadline_after)
+    sent = {**(options or {}), **({"queue": queue} if queue is not None else {})}
+    entry = {"task": Names(prefix).task(DISPATCH), "schedule": schedule, "kwargs": kwargs}
+    return {**entry, "options": sent} if sent else entry
+
+
+class DispatchTask(Task):  # type: ignore[misc]
+    """Dispatches the workflow of a document.
+
+    Whoever sends it, such as beat, writes the time into it that its schedule means. A copy of the message, or the
+    message of another beat, begins nothing new then.
+    """
+
+    abstract = True
+    acks_late = True
+    reject_on_worker_lost = True
+    ignore_result = False
+    max_retries = MOST_ATTEMPTS
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send it, with the time that is due; the document is not shown in Flower."""
+        given = self._stamped(dict(kwargs or {}))
+        options.setdefault("kwargsrepr", repr({name: given[name] for name in given if name != "document"}))
+        options.setdefault("argsrepr", "()")
+        return super().apply_async(args, given, **options)
+
+    def run(
+        self,
+        document: Any,
+        schedule: Any = None,
+        deadline_after: float | None = None,
+        at: str | None = None,
+    ) -> str:
+        """Dispatch the document and return the correlation id of its workflow.
+
+        With a schedule that id has the time `at`. Otherwise it has the document's own, or that of this task. `at` is
+        when the task was sent, and `deadline_after` is counted from then, in seconds.
+        """
+        given = read_document(document)
+        moment = _moment(at)
+        deadline = moment + timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
+        own_id = given.correlation_id or f"dispatched-{sha256(str(self.request.id))[:24]}"
+        if schedule is not None and at is not None:
+            read_slots(schedule)
+            own_id = slot_id(stem_of(given.correlation_id, _digest(given)), moment)
+        transport = transport_of(self.app)
+        try:
+            return dispatch_document_sync(given, transport, correlation_id=own_id, deadline=deadline)
+        except NotPublished as error:  # a sweep sends it
+            return error.correlation_id
+        except TransientError as error:
+            raise self.retry(exc=error, countdown=min(LONGEST_WAIT, 2**self.request.retries)) from error
+
+    def _stamped(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if kwargs.get("at") is not None:
+            return kwargs
+        now = datetime.now(UTC)
+        if kwargs.get("schedule") is not None:
+            zone = self.app.timezone
+            zone = None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
+            now = read_slots(kwargs["schedule"]).last_due(now, crontabs_of(self.app), zone)
+        return {**kwargs, "at": now.isoformat()}
+
+
+def crontabs_of(app: Celery) -> Crontabs:
+    """Return what says when a crontab is due next, on a clock that is never set: neither time has a zone."""
+
+    def next_due_of(fields: Mapping[str, Any]) -> NextDue:
+        read = crontab(**fields, app=app)
+
+        def next_due(after: datetime) -> datetime:
+            wall = after.replace(tzinfo=UTC)
+            read.nowfun = lambda: wall  # before 5.7 Celery reads the minutes of an hour only on what is today for it
+            start, delta, _ = read.remaining_delta(wall, tz=UTC)
+            due: datetime = start + delta
+            return due.replace(tzinfo=None)
+
+        return next_due
+
+    return next_due_of
+
+
+def register_dispatch(app: Celery) -> None:
+    """Give an app the task, unless it has one of this name."""
+    name = transport_of(app).names.task(DISPATCH)
+    if name not in app.tasks:
+        app.register_task(type("Dispatch", (DispatchTask,), {"name": name, "__module__": __name__})())
+
+
+def _slots_of(given: Any) -> Slots:
+    if isinstance(given, crontab):
+        return Slots(crontab={field: _cron(getattr(given, f"_orig_{field}")) for field in FIELDS})
+    every = given.run_every if type(given) is schedule else given
+    if isinstance(every, timedelta) or (isinstance(every, int | float) and not isinstance(every, bool)):
+        return read_slots({"every": _seconds(every)})
+    text = f"a {type(given).__name__} does not say which times it means; give a `crontab`, a `timedelta` or seconds"
+    raise InvalidInput("invalid_input", "schedule", text)
+
+
+def _cron(field: Any) -> Any:
+    return field if isinstance(field, str | int) else sorted(field)
+
+
+def _fixed_times(document: SlipDocument) -> list[Finding]:
+    """Return what is wrong with a document that is dispatched again and again."""
+    text = "it is one moment, and the document is dispatched again and again"
+    remedies = {"deadline": "leave it out, and pass `deadline_after=`", "start_at": "leave it out"}
+    return [
+        Finding("invalid_document", name, text, remedy)
+        for name, remedy in remedies.items()
+        if getattr(document, name) is not None
+    ]
+
+
+def _seconds(given: Any) -> float:
+    if isinstance(given, timedelta):
+        given = given.total_seconds()
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 366 * 86400 * 10:
+        raise InvalidInput("invalid_input", "deadline_after", "must be a number of seconds greater than 0")
+    return float(given)
+
+
+def _digest(document: SlipDocument) -> str:
+    return hashlib.sha256(dumps(document.tree(), canonical=True).encode()).hexdigest()
+
+
+def _moment(at: str | None) -> datetime:
+    try:
+        moment = datetime.fromisoformat(at) if at is not None else datetime.now(UTC)
+    except (TypeError, ValueError):
+        moment = datetime.min
+    if moment.tzinfo is None:
+        raise InvalidInput("invalid_input", "at", "must be a time with its zone, as `schedule_entry` has it sent")
+    return moment

@@ -1,0 +1,626 @@
+"""What a person does with workflows in a real Flower, in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from flower.options import default_options
+from playwright.sync_api import Page, expect
+from tornado.web import create_signed_value
+
+from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, for_each
+from tests.support.browser import Browser, picture
+from tests.support.flower_pages import FlowerPages, flower_pages, row
+from tests.support.processes import Deployment, deployment, eventually
+from tests.support.servers import RedisServer
+
+PROMPT, OUTPUT, ERROR, QUESTION = "marzipan", "nougat", "toffee", "praline"  # what only some people may see
+MARKUP = '<b class="spilled">bold</b>'  # harmless, and seen as an element only if it is not escaped
+WITHIN = 20.0
+IN_STATE = 20_000  # milliseconds
+STORE_TIMEOUT = 60.0  # seconds, in which nobody else may have to wait
+
+pytestmark = pytest.mark.together
+
+
+@pytest.fixture(scope="module")
+def made(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    brief = {"paigeant_max_attempts": 2, "paigeant_retry_backoff": 0.0}
+    with deployment(redis_url, tmp_path_factory.mktemp("flower"), **brief) as made:
+        made.ready_worker("newsroom", pool="threads", slots=8)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def flower(made: Deployment) -> Iterator[FlowerPages]:
+    """One that asks people to sign in."""
+    with flower_pages(made) as flower:
+        yield flower
+
+
+@pytest.fixture(scope="module")
+def open_flower(made: Deployment) -> Iterator[FlowerPages]:
+    """One that everybody may open."""
+    with flower_pages(made, signs_in=False, name="open") as flower:
+        yield flower
+
+
+@pytest.fixture(scope="module")
+def earlier(made: Deployment) -> WorkflowHandle:
+    """A workflow that ended before the last Flower began."""
+    dispatcher, transport = WorkflowDispatcher(), made.transport()
+    found = dispatcher.dispatch_workflow_sync(transport, itinerary=[say("kept"), say("too")])
+    handle = dispatcher.handle(found, transport)
+    handle.result_sync(WITHIN)
+    return handle
+
+
+@pytest.fixture(scope="module")
+def late_flower(made: Deployment, earlier: WorkflowHandle) -> Iterator[FlowerPages]:
+    """One that begins late, and is read-only."""
+    with flower_pages(made, "--read_only=True", name="late") as flower:
+        yield flower
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """The file that a step waits for; it appears when the test ends, if not before."""
+    gate = tmp_path / "gate"
+    yield gate
+    gate.touch()
+
+
+def say(text: str, **options: str) -> FunctionSpec:
+    return FunctionSpec("say", {"text": text}, **options)
+
+
+def check(gate: Path, text: str = ERROR) -> FunctionSpec:
+    return FunctionSpec("check", {"path": str(gate), "text": text})
+
+
+def ask(question: str = QUESTION) -> FunctionSpec:
+    return FunctionSpec("headline", {"question": question})
+
+
+def is_in(handle: WorkflowHandle, state: str) -> None:
+    eventually(lambda: handle.status_sync().state == state, within=WITHIN, what=f"not {state}")
+
+
+def shows(page: Page, state: str) -> None:
+    expect(page.locator("#wf-state")).to_have_text(state, timeout=IN_STATE)
+
+
+def test_the_list_is_one_click_from_flowers_own_pages(flower: FlowerPages, browser: Browser) -> None:
+    """Who knows Flower finds the workflows without having read anything."""
+    handle = flower.dispatch(say("hello"))
+    handle.result_sync(WITHIN)
+
+    with flower.opened(browser, "/tasks") as page:
+        page.get_by_role("link", name="Workflows").click()
+        page.get_by_role("link", name=handle.correlation_id).click()
+        shows(page, "completed")
+
+        picture(page, "completed")
+
+
+def test_the_list_is_filtered_by_what_people_look_for(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Among all workflows the person on call wants those of a state, an activity, a wait or an order."""
+    done, parked, asks = (
+        flower.dispatch(step, correlation_id=f"filtered-{name}")
+        for name, step in (("done", say("x")), ("parked", check(gate)), ("asks", ask()))
+    )
+    done.result_sync(WITHIN)
+    is_in(parked, "parked")
+    is_in(asks, "suspended")
+
+    with flower.opened(browser) as page:
+        page.get_by_label("Id begins with").fill("filtered-")
+        page.get_by_role("button", name="Filter").click()
+        rows = page.locator("tbody .wf-id")
+        expect(rows).to_have_text(["filtered-asks", "filtered-done", "filtered-parked"])
+        picture(page, "filtered")
+
+        page.get_by_role("link", name=re.compile("^Parked")).click()
+        expect(rows).to_have_text(["filtered-parked"])
+        page.get_by_role("link", name=re.compile("^All")).click()
+        page.get_by_label("Waits for").fill("headline")
+        page.get_by_role("button", name="Filter").click()
+        expect(rows).to_have_text(["filtered-asks"])
+        page.get_by_label("Waits for").fill("")
+        page.get_by_label("Activity").select_option("check")
+        page.get_by_label("Started").select_option("the last hour")
+        page.get_by_role("button", name="Filter").click()
+        expect(rows).to_have_text(["filtered-parked"])
+        page.get_by_label("Started").select_option("more than an hour ago")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.get_by_text("No workflow fits.")).to_be_visible()
+        page.get_by_role("link", name="Clear").click()
+        expect(page.get_by_role("link", name="filtered-done")).to_be_visible()
+    assert asks.cancel_sync()
+
+
+def test_the_list_goes_on_page_by_page(flower: FlowerPages, browser: Browser) -> None:
+    """There may be a hundred thousand workflows; each is on one page."""
+    names = sorted(f"paged-{number:03}" for number in range(60))
+    handles = [flower.dispatch(say("x"), correlation_id=name) for name in names]
+    for handle in handles:
+        handle.result_sync(WITHIN)
+
+    with flower.opened(browser, "/workflows?prefix=paged-") as page:
+        rows = page.locator("tbody .wf-id")
+        expect(rows).to_have_count(50)
+        seen = rows.all_text_contents()
+        page.get_by_role("link", name="Next page").click()
+        expect(rows).to_have_count(10)
+        seen += rows.all_text_contents()
+        expect(page.get_by_role("link", name="Next page")).to_have_count(0)
+        page.get_by_role("link", name="First page").click()
+        expect(rows).to_have_count(50)
+
+    assert seen == names
+
+
+def test_a_page_shows_the_tree_with_where_each_step_stands(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Where did it stop, and why: in one look."""
+    block = for_each(
+        [FunctionSpec("count_words", {"path": str(gate)}), say("counted")],
+        over=["one", "unreadable", "two words"], step_id="readings",
+    )  # fmt: skip
+    handle = flower.dispatch(say("first", step_id="begin"), block, say("last", step_id="end"))
+    is_in(handle, "parked")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        states = {
+            "begin": "completed",
+            "readings": "parked",
+            "readings/0": "completed",
+            "readings/0/count_words": "completed",
+            "readings/1/count_words": "parked",
+            "readings/1/say": "planned",
+            "readings/2/say": "completed",
+            "end": "planned",
+        }
+        for path, state in states.items():
+            expect(row(page, path).locator(".badge")).to_have_text(state)
+        expect(row(page, "readings/1/count_words")).to_contain_text("ValueError: unreadable")
+        expect(page.get_by_role("region", name="Failure")).to_contain_text("readings/1/count_words")
+        page.get_by_text("Where it was raised").click()
+        expect(page.get_by_role("region", name="Failure")).to_contain_text("newsroom.py")
+        picture(page, "tree")
+
+
+def test_retry_lets_only_that_step_go_on(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """A retry that starts at the first step pays for everything again."""
+    block = for_each(
+        FunctionSpec("count_words", {"path": str(gate)}), over=["unreadable", "unreadable"], step_id="readings"
+    )
+    handle = flower.dispatch(block)
+    eventually(lambda: [branch.state for branch in handle.status_sync().branches] == ["parked"] * 2, within=WITHIN)
+    gate.touch()
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        row(page, "readings/1/count_words").get_by_role("button", name="Retry").click()
+        expect(page.get_by_text("It goes on, with all attempts")).to_be_visible()
+        expect(row(page, "readings/1/count_words").locator(".badge")).to_have_text("completed", timeout=IN_STATE)
+        expect(row(page, "readings/0/count_words").locator(".badge")).to_have_text("parked")
+
+        row(page, "readings/0/count_words").get_by_role("button", name="Retry").click()
+        shows(page, "completed")
+
+    assert handle.result_sync(WITHIN).output == [1, 1]
+
+
+def test_what_an_agent_says_appears_while_it_says_it(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Nobody reloads a page to see whether a run of minutes still does something."""
+    handle = flower.dispatch(ActivitySpec("reporter", str(gate)), say("the end"), stream=True)
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        agents = page.get_by_role("region", name="Agents")
+        expect(agents).to_contain_text("look_up: cats are animals", timeout=IN_STATE)
+        expect(agents).to_contain_text("Cats purr")
+        expect(agents).not_to_contain_text("content")
+        shows(page, "running")
+        expect(page.locator("#wf-standing")).to_contain_text("it runs in process", timeout=IN_STATE)
+        picture(page, "running")
+
+        gate.touch()
+
+        expect(agents).to_contain_text("Cats purr when they are content.", timeout=IN_STATE)
+        shows(page, "completed")
+        expect(row(page, "say").locator(".badge")).to_have_text("completed")
+        expect(page.get_by_text("the end")).to_be_visible()
+        expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
+
+
+@pytest.mark.parametrize(
+    ("meant", "typed", "gave"), [("is a text", "Cats!", "Cats!"), ("is JSON", '{"yes": [1]}', {"yes": [1]})]
+)
+def test_a_question_is_answered(flower: FlowerPages, browser: Browser, meant: str, typed: str, gave: object) -> None:
+    """Whoever is asked sees the question and types the answer."""
+    handle = flower.dispatch(ask())
+    is_in(handle, "suspended")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        expect(page.get_by_text(QUESTION)).to_be_visible()
+        picture(page, "question")
+        page.get_by_label("Answer", exact=True).fill(typed)
+        page.get_by_label("How the answer is meant").select_option(meant)
+        page.get_by_role("button", name="Answer").click()
+        expect(page.get_by_text("The answer counts")).to_be_visible()
+        shows(page, "completed")
+
+    assert handle.result_sync(WITHIN).output == gave
+    (answered,) = [event for event in handle.events_so_far() if event.type == "answered"]
+    assert answered.fields["by"] == "ann"
+
+
+def test_an_answer_of_the_wrong_form_settles_nothing(flower: FlowerPages, browser: Browser) -> None:
+    """A slip of the finger must not end a wait."""
+    handle = flower.dispatch(ask())
+    is_in(handle, "suspended")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}", allowed=("400",)) as page:
+        page.get_by_label("Answer", exact=True).fill("{oops")
+        page.get_by_label("How the answer is meant").select_option("is JSON")
+        page.get_by_role("button", name="Answer").click()
+        expect(page.get_by_role("alert")).to_contain_text("JSON")
+        shows(page, "suspended")
+
+        page.get_by_label("Answer", exact=True).fill("nobody knows")
+        page.get_by_label("How the answer is meant").select_option("says why there will be none")
+        page.get_by_role("button", name="Answer").click()
+        expect(page.get_by_role("region", name="Failure")).to_contain_text("nobody knows", timeout=IN_STATE)
+
+
+def test_a_call_of_a_tool_is_approved_or_denied(flower: FlowerPages, browser: Browser) -> None:
+    """The person sees with which arguments the tool would run, and the model reads why it may not."""
+    approved, denied = (flower.dispatch(ActivitySpec("chief", PROMPT)) for _ in range(2))
+    for handle in (approved, denied):
+        is_in(handle, "suspended")
+
+    with flower.opened(browser, f"/workflows/{approved.correlation_id}") as page:
+        expect(page.get_by_role("region", name="What it waits for")).to_contain_text('"headline": "Cats purr"')
+        picture(page, "approval")
+        page.get_by_role("button", name="Approve").click()
+        shows(page, "completed")
+    with flower.opened(browser, f"/workflows/{denied.correlation_id}") as page:
+        page.get_by_label("Why not").fill("not today")
+        page.get_by_role("button", name="Deny").click()
+        shows(page, "completed")
+
+    assert approved.result_sync(WITHIN).output == "done: published Cats purr"
+    assert "not today" in str(denied.result_sync(WITHIN).output)
+
+
+@pytest.mark.proof
+def test_an_answer_that_comes_second_is_told_so(flower: FlowerPages, browser: Browser) -> None:
+    """Two people look at the same page."""
+    handle = flower.dispatch(ask())
+    is_in(handle, "suspended")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        page.get_by_label("Answer", exact=True).fill("mine")
+        (pending,) = handle.pending_sync()
+        assert handle.resolve_sync(pending.token, "theirs").taken
+        handle.result_sync(WITHIN)
+        page.get_by_role("button", name="Answer").click()
+        expect(page.get_by_role("alert")).to_contain_text("does not count")
+
+    assert handle.result_sync(WITHIN).output == "theirs"
+
+
+def test_cancel_asks_again_before_it_cancels(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """It cannot be undone, so one click is not enough."""
+    handle = flower.dispatch(ActivitySpec("reporter", str(gate)), say("never"), stream=True)
+    is_in(handle, "running")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        page.get_by_text("Cancel…").click()
+        assert handle.status_sync().state == "running"
+        picture(page, "cancel")
+        page.get_by_role("button", name="Cancel the workflow").click()
+        expect(page.get_by_text("The workflow is cancelled.")).to_be_visible()
+        shows(page, "cancelled")
+        expect(page.get_by_text("Cancel…")).to_have_count(0)
+
+    assert handle.status_sync().state == "cancelled"
+
+
+@pytest.mark.proof
+def test_a_fork_leads_to_the_workflow_that_it_was_made_of(flower: FlowerPages, browser: Browser) -> None:
+    """Two workflows with nearly the same steps are confusing until one sees which came first."""
+    handle = flower.dispatch(say("one", step_id="first"), say("two", step_id="second"))
+    handle.result_sync(WITHIN)
+    fork = WorkflowHandle(handle.fork_sync("second"), flower.made.transport())
+    fork.result_sync(WITHIN)
+
+    with flower.opened(browser, f"/workflows/{fork.correlation_id}") as page:
+        expect(page.get_by_text("from its step second on")).to_be_visible()
+        page.get_by_role("link", name=handle.correlation_id).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(handle.correlation_id)
+
+
+def test_a_page_says_that_no_worker_serves_the_step(flower: FlowerPages, browser: Browser) -> None:
+    """Otherwise one waits for ever, for a worker that somebody forgot to start."""
+    handle = flower.dispatch(FunctionSpec("nobodys"))
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        expect(page.locator("#wf-stuck")).to_contain_text("nobodys", timeout=IN_STATE)
+    assert handle.cancel_sync()
+
+
+def test_a_step_leads_to_its_task(flower: FlowerPages, browser: Browser) -> None:
+    """Flower knows the worker and the runtime of each task."""
+    handle = flower.dispatch(say("hello"))
+    handle.result_sync(WITHIN)
+    task = f"{handle.correlation_id}.0"
+    eventually(lambda: flower.get(f"/task/{task}").ok, within=WITHIN, what="Flower knows no such task")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        row(page, "say").get_by_role("link", name="task").click()
+        expect(page.locator("#taskid")).to_have_text(task)
+
+
+@pytest.mark.proof
+def test_a_long_output_has_a_page_of_its_own(flower: FlowerPages, browser: Browser) -> None:
+    """The tree shows the beginning; who wants all of it opens it."""
+    handle = flower.dispatch(say("begin " + "very " * 2000 + "end"))
+    handle.result_sync(WITHIN)
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        expect(page.get_by_text("very")).to_have_count(0)
+        row(page, "say").get_by_role("link", name="9.8 KiB").click()
+        expect(page.locator("pre")).to_contain_text("very end")
+
+
+def test_markup_of_others_is_shown_as_text(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Models, users and errors write texts; none of them may become part of the page."""
+    asks = flower.dispatch(say(MARKUP), ask(MARKUP))
+    parked = flower.dispatch(check(gate, MARKUP))
+    is_in(asks, "suspended")
+    is_in(parked, "parked")
+
+    for handle in (asks, parked):
+        with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+            expect(page.locator("#wf-happened tr")).not_to_have_count(0)
+            expect(page.get_by_text(MARKUP)).not_to_have_count(0)
+            expect(page.locator(".spilled")).to_have_count(0)
+    with flower.opened(browser, f"/workflows?activity={MARKUP}&waits_for={MARKUP}&prefix=x", allowed=("400",)) as page:
+        expect(page.get_by_label("Waits for")).to_have_value(MARKUP)
+        expect(page.locator(".spilled")).to_have_count(0)
+    with flower.opened(browser, f"/workflows/{asks.correlation_id}/output?path=say") as page:
+        expect(page.locator("pre")).to_have_text(MARKUP)
+    assert asks.cancel_sync()
+
+
+def test_pages_load_nothing_from_elsewhere_and_run_nothing_that_stands_in_them(flower: FlowerPages) -> None:
+    """A text that were not escaped would still do nothing."""
+    answer = flower.get("/workflows")
+
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_nothing_is_lost_when_flower_restarts(
+    late_flower: FlowerPages, earlier: WorkflowHandle, browser: Browser
+) -> None:
+    """Flower forgets the tasks that it has seen; the workflows are in the store."""
+    assert not late_flower.get(f"/task/{earlier.correlation_id}.0").ok
+
+    with late_flower.opened(browser, f"/workflows/{earlier.correlation_id}") as page:
+        expect(page.get_by_text("kept")).to_be_visible()
+        expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
+
+
+def test_whoever_has_not_signed_in_sees_nothing(flower: FlowerPages) -> None:
+    """Flower's own sign-in counts here, too."""
+    handle = flower.dispatch(say(OUTPUT))
+    handle.result_sync(WITHIN)
+    addresses = ["", *(f"/{handle.correlation_id}{more}" for more in ("", "/events", "/output?path=say"))]
+
+    for address in addresses:
+        for auth in (None, ("ann", "wrong")):
+            assert flower.get(f"/workflows{address}", auth=auth).status_code == 401
+    assert requests.post(f"{flower.address}/workflows/{handle.correlation_id}/cancel", timeout=10).status_code in (
+        401,
+        403,
+    )
+
+
+def test_an_open_flower_shows_names_states_times_and_sizes_only(
+    open_flower: FlowerPages, browser: Browser, gate: Path
+) -> None:
+    """Everybody on the network can open it."""
+    steps = [say(OUTPUT), ActivitySpec("reporter", PROMPT), ask()]
+    asks = open_flower.dispatch(*steps, correlation_id="open-asks", stream=True)
+    parked = open_flower.dispatch(check(gate), correlation_id="open-parked")
+    is_in(asks, "suspended")
+    is_in(parked, "parked")
+    (pending,) = asks.pending_sync()
+
+    with open_flower.opened(browser, "/workflows?prefix=open-") as page:
+        expect(page.locator("tbody .wf-id")).to_have_text(["open-asks", "open-parked"])
+        texts = [page.content()]
+        for handle in (asks, parked):
+            page.goto(f"/workflows/{handle.correlation_id}")
+            expect(page.locator("#wf-happened tr")).not_to_have_count(0)
+            expect(page.get_by_role("button", name=re.compile("Retry|Cancel|Answer"))).to_have_count(0)
+            expect(page.get_by_text("asks nobody to sign in")).to_be_visible()
+            texts.append(page.content())
+        picture(page, "open")
+    with requests.get(f"{open_flower.address}/workflows/open-asks/events", stream=True, timeout=10) as stream:
+        for line in stream.iter_lines(decode_unicode=True):
+            texts.append(line)
+            if '"suspended"' in line:
+                break
+    output = open_flower.get("/workflows/open-asks/output?path=say")
+
+    assert output.status_code == 403
+    shown = "\n".join([*texts, output.text])
+    assert "ValueError" in shown
+    assert "reporter" in shown
+    for secret in (PROMPT, OUTPUT, ERROR, QUESTION, "Cats purr", "cats are animals", pending.token):
+        assert secret not in shown
+    assert asks.cancel_sync()
+
+
+def test_an_open_flower_changes_nothing(open_flower: FlowerPages, gate: Path) -> None:
+    """Nobody knows who pressed the button."""
+    parked = open_flower.dispatch(check(gate))
+    is_in(parked, "parked")
+    gate.touch()
+
+    for action in ("cancel", "retry", "approve", "deny", "answer"):
+        assert post(open_flower, parked, action).status_code == 403
+    assert parked.status_sync().state == "parked"
+
+
+@pytest.mark.skipif("read_only" not in default_options, reason="Flower 2.0 cannot be read-only")
+def test_a_read_only_flower_changes_nothing(late_flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Those who may look are not always those who may act."""
+    parked = late_flower.dispatch(check(gate))
+    is_in(parked, "parked")
+    gate.touch()
+
+    with late_flower.opened(browser, f"/workflows/{parked.correlation_id}") as page:
+        expect(page.get_by_text("Flower is read-only.")).to_be_visible()
+        expect(page.get_by_text(ERROR)).not_to_have_count(0)
+        expect(page.get_by_role("button", name=re.compile("Retry|Cancel|Answer"))).to_have_count(0)
+    for action in ("cancel", "retry", "approve", "deny", "answer"):
+        assert post(late_flower, parked, action).status_code == 403
+    assert parked.status_sync().state == "parked"
+
+
+def post(flower: FlowerPages, handle: WorkflowHandle, action: str, **changed: object) -> requests.Response:
+    """Send a form as a page of ours would, but for what is changed."""
+    with requests.Session() as session:
+        session.auth = ("ann", "secret") if flower.signs_in else None
+        address = f"{flower.address}/workflows/{handle.correlation_id}"
+        session.get(address, timeout=10)
+        form = {"_xsrf": session.cookies.get("_xsrf", "")}
+        options = {"data": form, "headers": {"Origin": flower.address, "Sec-Fetch-Site": "same-origin"}, **changed}
+        return session.post(f"{address}/{action}", timeout=10, allow_redirects=False, **options)
+
+
+FORGED: dict[str, dict[str, object]] = {
+    "no token": {"data": {}},
+    "another token": {"data": {"_xsrf": "2|12345678|4f2e8a5b0c1d2e3f4a5b6c7d8e9f0a1b|1700000000"}},
+    "another site": {"headers": {"Sec-Fetch-Site": "cross-site"}},
+    "a site beside it": {"headers": {"Sec-Fetch-Site": "same-site"}},
+    "another origin": {"headers": {"Origin": "http://elsewhere.example"}},
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_a_forged_request_changes_nothing(flower: FlowerPages, gate: Path, forged: dict[str, object]) -> None:
+    """The browser of somebody who is signed in sends its password along, whoever wrote the page that asks for it."""
+    parked = flower.dispatch(check(gate))
+    is_in(parked, "parked")
+
+    assert post(flower, parked, "cancel", **forged).status_code == 403
+    assert parked.status_sync().state == "parked"
+    assert post(flower, parked, "cancel").status_code == 303
+    assert parked.status_sync().state == "cancelled"
+
+
+@pytest.mark.proof
+def test_a_person_of_a_provider_is_known_by_the_cookie(made: Deployment) -> None:
+    """With `auth` Flower knows people by a cookie of its own, which browsers send along whoever asks."""
+    provider = "--auth_provider=flower.views.auth.GoogleAuth2LoginHandler"
+    options = (provider, "--auth=ann@example.com", "--cookie_secret=of the test")
+    cookie = create_signed_value("of the test", "user", "ann@example.com").decode()
+    with flower_pages(made, *options, signs_in=False, name="provider") as flower, requests.Session() as session:
+        handle = flower.dispatch(ask())
+        is_in(handle, "suspended")
+        page = f"{flower.address}/workflows/{handle.correlation_id}"
+        stranger = requests.get(page, timeout=10, allow_redirects=False)
+        session.cookies.set("user", cookie)
+        shown = session.get(page, timeout=10, allow_redirects=False).text
+        names = re.findall(r'data-wf-wait="(\w+)"', shown)
+        form = {"wait": names[0], "text": "Cats!", "as": "text"}
+        forged = session.post(f"{page}/answer", data=form, timeout=10, allow_redirects=False)
+        form["_xsrf"] = session.cookies.get("_xsrf", "")
+        taken = session.post(f"{page}/answer", data=form, timeout=10, allow_redirects=False)
+
+    assert (stranger.status_code, forged.status_code, taken.status_code) == (302, 403, 303)
+    assert QUESTION in shown
+    assert handle.result_sync(WITHIN).output == "Cats!"
+    (answered,) = [event for event in handle.events_so_far() if event.type == "answered"]
+    assert answered.fields["by"] == "ann@example.com"
+
+
+def test_events_go_on_where_the_browser_has_read_them(flower: FlowerPages) -> None:
+    """A connection breaks in a tunnel; nothing is missing after it, and nothing is there twice."""
+    handle = flower.dispatch(say("one"), say("two"))
+    handle.result_sync(WITHIN)
+    address = f"/workflows/{handle.correlation_id}/events"
+
+    whole = flower.get(address).text
+    ids = re.findall(r"^id: (.+)$", whole, re.MULTILINE)
+    rest = flower.get(address, headers={"Last-Event-ID": ids[2]}).text
+
+    assert len(ids) == len(set(ids)) == len(handle.events_so_far())
+    assert re.findall(r"^id: (.+)$", rest, re.MULTILINE) == ids[3:]
+    assert rest.endswith('event: over\ndata: "completed"\n\n')
+
+
+@pytest.mark.proof
+def test_an_unknown_workflow_is_not_found(flower: FlowerPages, browser: Browser) -> None:
+    """An id is pasted from a log of last month."""
+    with flower.opened(browser, "/workflows/nobody", allowed=("404",)) as page:
+        expect(page.get_by_role("heading", name="Not Found")).to_be_visible()
+        expect(page.get_by_role("alert")).to_contain_text("nobody")
+
+
+@pytest.mark.proof
+def test_it_works_below_a_prefix_of_addresses(made: Deployment, browser: Browser, gate: Path) -> None:
+    """Many run Flower behind a proxy, at an address such as /flower."""
+    with flower_pages(made, "--url_prefix=monitor", name="prefixed", root="/monitor") as flower:
+        handle = flower.dispatch(check(gate))
+        is_in(handle, "parked")
+        gate.touch()
+
+        with flower.opened(browser, f"/monitor/workflows/{handle.correlation_id}") as page:
+            expect(page.locator("#wf-happened tr")).not_to_have_count(0)
+            row(page, "check").get_by_role("button", name="Retry").click()
+            shows(page, "completed")
+            page.get_by_role("navigation").get_by_role("link", name="Workflows").click()
+            expect(page.get_by_role("link", name=handle.correlation_id)).to_be_visible()
+
+
+def test_a_store_that_does_not_answer_does_not_stop_flower(
+    own_redis: Callable[..., RedisServer], redis_url: str, tmp_path: Path
+) -> None:
+    """Flower has one event loop; a call that waits there would stop every page for everybody."""
+    store = own_redis()
+    slow = f"{store.url}?socket_timeout={STORE_TIMEOUT}"
+    with deployment(redis_url, tmp_path, store=slow) as made, flower_pages(made) as flower:
+        assert flower.get("/workflows").ok
+        assert store.pid is not None
+        os.kill(store.pid, signal.SIGSTOP)
+        try:
+            with contextlib.closing(flower.asked("/workflows")) as waiting:
+                for _ in range(10):  # the page has been begun before the second, whatever is read first
+                    assert flower.get("/healthcheck", timeout=STORE_TIMEOUT / 2).ok
+                os.kill(store.pid, signal.SIGCONT)
+                answered = waiting.getresponse().status
+        finally:
+            os.kill(store.pid, signal.SIGCONT)
+        store.stop()
+        gone = flower.get("/workflows", timeout=60)
+        healthy = flower.get("/healthcheck")
+        store.start()
+        again = flower.get("/workflows")
+
+    assert [answered, gone.status_code, healthy.status_code, again.status_code] == [200, 503, 200, 200]
