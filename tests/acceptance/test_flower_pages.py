@@ -475,6 +475,32 @@ def test_an_open_flower_shows_names_states_times_and_sizes_only(
     assert asks.cancel_sync()
 
 
+def test_the_list_shows_no_content_to_those_who_have_signed_in_either(
+    flower: FlowerPages, browser: Browser, gate: Path
+) -> None:
+    """Content is for who opens one workflow; a list stands on a screen in the office, with the texts of all of them."""
+    steps = [say(OUTPUT), ActivitySpec("reporter", PROMPT), ask()]
+    asks = flower.dispatch(*steps, correlation_id="listed-asks", stream=True)
+    parked = flower.dispatch(check(gate), correlation_id="listed-parked")
+    is_in(asks, "suspended")
+    is_in(parked, "parked")
+    (pending,) = asks.pending_sync()
+
+    with flower.opened(browser, "/workflows?prefix=listed-") as page:
+        expect(page.locator("tbody .wf-id")).to_have_text(["listed-asks", "listed-parked"])
+        texts = [page.content()]
+        page.get_by_role("link", name=re.compile("^Parked")).click()
+        expect(page.locator("tbody .wf-id")).to_have_text(["listed-parked"])
+        texts.append(page.content())
+
+    shown = "\n".join([*texts, flower.get("/workflows").text])
+    assert "ValueError" in shown
+    assert "waits for headline" in shown
+    for secret in (PROMPT, OUTPUT, ERROR, QUESTION, "Cats purr", "cats are animals", pending.token):
+        assert secret not in shown
+    assert asks.cancel_sync()
+
+
 def test_an_open_flower_changes_nothing(open_flower: FlowerPages, gate: Path) -> None:
     """Nobody knows who pressed the button."""
     parked = open_flower.dispatch(check(gate))
