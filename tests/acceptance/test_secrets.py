@@ -106,6 +106,7 @@ class Vault:
         asking = FunctionSpec("confirm", {"about": self.canary("argument")})
         self.dispatch("asking", asking, state="suspended")
         self.dispatch("approving", self.agent("teller"), state="suspended")
+        self.dispatch("linked", self.agent("linker"), state="completed", stream=True)
         answered = self.dispatch("answered", asking, state="suspended")
         (wait,) = answered.pending_sync()
         answered.resolve_sync(wait.token, self.canary("payload"), by="ann")
@@ -285,7 +286,8 @@ def test_the_page_of_a_workflow_has_no_secret_by_type_for_those_who_have_signed_
 
 def test_those_who_ask_for_content_get_it_without_what_is_secret_by_type(vault: Vault) -> None:
     """Otherwise nobody could look into anything; a `SecretStr` and what answers a wait are not even there."""
-    done, parked, asking = (vault.workflows[name].correlation_id for name in ("done", "parked", "asking"))
+    names = ("done", "parked", "asking", "linked")
+    done, parked, asking, linked = (vault.workflows[name].correlation_id for name in names)
     wanted = {
         "result": ((done,), {"answer"}),
         "replay dump": ((parked,), {"prompt", "deps", "variable", "argument", "answer"}),
@@ -298,6 +300,10 @@ def test_those_who_ask_for_content_get_it_without_what_is_secret_by_type(vault: 
         found = set(vault.found_in(printed(vault, *name.split(), *arguments)))
         assert parts <= found, name
         assert not found & {"typed", *({"token"} if name != "inbox" else ())}, name
+    for name in ("export", "replay dump", "watch"):  # an argument of the call of a tool has a token there
+        told = printed(vault, *name.split(), linked)
+        assert vault.found_in(told), name
+        assert "token" not in vault.found_in(told), name
     with pytest.raises(WorkflowError) as error:
         vault.workflows["parked"].result_sync(timeout=0)
     assert vault.found_in(str(error.value)) == ["exception"]

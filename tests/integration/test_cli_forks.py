@@ -18,6 +18,8 @@ from pydantic_ai.models.test import TestModel
 from paigeant_celery import PaigeantAgent, activity, install
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
+from paigeant_celery.core.replays import read_dump
+from paigeant_celery.core.waits import make_token
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 from tests.support.processes import script_environment
 from tests.support.starting import run
@@ -113,6 +115,24 @@ def test_a_dump_is_a_script_whatever_the_texts_in_it(
     refused = call("replay", "dump", "w", "writer", "--output", str(tmp_path / "no" / "step.py"))
     assert refused.exit_code == 1
     assert "cannot be written" in refused.output
+
+
+def test_a_dump_answers_no_wait_in_either_form(
+    writer: PaigeantAgent[None, str], workflow_harness: WorkflowHarness, call: Call, tmp_path: Path
+) -> None:
+    """A prompt may quote the link with which somebody approves; a dump goes to whoever mends the code."""
+    token = make_token("w.0", "secret-of-the-wait")
+    workflow_harness.dispatch([writer.activity(f"Send them https://shop.test/{token}")], correlation_id="told")
+    asyncio.run(workflow_harness.deliver())
+    file = tmp_path / "step.py"
+
+    printed, read = call("replay", "dump", "told").output, call("replay", "dump", "told", "--json").output
+    call("replay", "dump", "told", "--output", str(file))
+
+    for text in (printed, read, file.read_text()):
+        assert "shop.test/w.0~" in text
+        assert "secret-of-the-wait" not in text
+    assert read_dump(json.loads(read)["dump"]).path == "writer"
 
 
 def test_a_dump_is_readable_for_nobody_else_also_in_the_place_of_another_file(
