@@ -47,6 +47,13 @@ class Slots:
             return max(found)
         return now.replace(second=0, microsecond=0).astimezone(UTC)  # it is never due, but somebody sends it
 
+    def deadline(self, due: datetime, after: timedelta) -> datetime:
+        """Return the deadline of the workflow of a time, the same for all who send for it.
+
+        Beats send at any moment of an interval, so it is counted from the end of that.
+        """
+        return due + after + timedelta(seconds=self.every or 0)
+
     def tree(self) -> dict[str, Any]:
         """Return it as JSON, which `read_slots` reads."""
         return {"every": self.every} if self.crontab is None else {"crontab": dict(self.crontab)}

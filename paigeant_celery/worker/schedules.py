@@ -46,8 +46,9 @@ def schedule_entry(
 
     `schedule` is a `crontab`, a `timedelta` or seconds. The id of each workflow is the `correlation_id` of the document
     (or a part of its digest) with the time that was due, so that two beats begin one workflow. `deadline_after` is in
-    seconds after that time. The task is sent to `queue`, or to where the app routes it: some worker of the app must
-    consume that queue. `options` are further ones of the message, such as `expires`; `prefix` is `paigeant_prefix`.
+    seconds after that time; after the end of an interval, because beats send at any moment of it. The task is sent to
+    `queue`, or to where the app routes it: some worker of the app must consume that queue. `options` are further ones of
+    the message, such as `expires`; `prefix` is `paigeant_prefix`.
 
     Raises `InvalidDocument`, and `InvalidInput` for a schedule of another kind.
     """
@@ -95,7 +96,7 @@ class DispatchTask(Task):  # type: ignore[misc]
         """Dispatch the document and return the correlation id of its workflow.
 
         With a schedule that id has the time `at`. Otherwise it has the document's own, or that of this task. `at` is
-        when the task was sent, and `deadline_after` is counted from then, in seconds.
+        when the task was sent, and `deadline_after` is counted from then, in seconds; of an interval, from its end.
         """
         sent = named((document, schedule, deadline_after, at))
         self.request.args, self.request.kwargs = [], shown(sent)  # an extended result has them
@@ -110,10 +111,12 @@ class DispatchTask(Task):  # type: ignore[misc]
 
     def _dispatched(self, document: Any, schedule: Any, deadline_after: float | None, at: str | None) -> str:
         given, moment = read_document(document), _moment(at)
-        deadline = moment + timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
+        after = timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
+        deadline = moment + after if after is not None else None
         own_id = given.correlation_id or f"dispatched-{sha256(str(self.request.id))[:24]}"
         if schedule is not None and at is not None:
-            read_slots(schedule)
+            slots = read_slots(schedule)
+            deadline = slots.deadline(moment, after) if after is not None else None
             own_id = slot_id(stem_of(given.correlation_id, _digest(given)), moment)
         return dispatch_document_sync(given, transport_of(self.app), correlation_id=own_id, deadline=deadline)
 

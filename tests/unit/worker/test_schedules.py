@@ -233,7 +233,7 @@ def test_another_document_under_the_same_id_is_told(app: Celery) -> None:
 
 def test_the_deadline_is_counted_from_the_time_that_was_due(app: Celery) -> None:
     """So a message that waited has less time, and a second beat the same content."""
-    entry = schedule_entry(DOCUMENT, schedule=60, deadline_after=timedelta(hours=1))
+    entry = schedule_entry(DOCUMENT, schedule=crontab(), deadline_after=timedelta(hours=1))
     now = datetime.now(UTC).replace(microsecond=0)
 
     correlation_id = task_of(app)(**entry["kwargs"], at=now.isoformat())
@@ -242,6 +242,25 @@ def test_the_deadline_is_counted_from_the_time_that_was_due(app: Celery) -> None
     assert json.loads(record.envelope)["deadline"] == (now + timedelta(hours=1)).isoformat().replace("+00:00", "Z")  # type: ignore[union-attr]
     with pytest.raises(InvalidDocument, match="deadline_passed"):
         task_of(app)(**entry["kwargs"], at="2026-03-29T08:00:00+00:00")
+
+
+def test_a_beat_at_any_phase_of_an_interval_leaves_time_until_the_deadline(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat sends when its interval is over since its own start, which may be hours after the time it means."""
+    now = datetime.now(UTC)
+    for number, phase in enumerate((0.001, 0.3, 0.6, 0.9)):
+        every = now.timestamp() / (20_000 + phase)  # of about a day, of which that much is over
+        entry = schedule_entry({**DOCUMENT, "correlation_id": f"r{number}"}, schedule=every, deadline_after=600)
+        kwargs, _ = sent_by(app, monkeypatch, **entry["kwargs"])
+
+        correlation_id = task_of(app)(**kwargs)
+        again = task_of(app)(**kwargs)  # of another beat
+
+        record = install(app).store.workflow(correlation_id)  # type: ignore[union-attr]
+        deadline = datetime.fromisoformat(json.loads(record.envelope)["deadline"])  # type: ignore[union-attr]
+        assert again == correlation_id
+        assert timedelta(seconds=600) < deadline - now <= timedelta(seconds=600 + every)
 
 
 def test_without_a_schedule_the_id_is_that_of_the_document_or_of_the_task(app: Celery) -> None:
