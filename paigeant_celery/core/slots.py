@@ -14,6 +14,7 @@ __all__ = ["Crontabs", "NextDue", "Slots", "read_slots", "slot_id", "stem_of"]
 
 FIELDS = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 LONGEST_EVERY = 366 * 86400  # seconds
+EARLY = 10  # a beat that sends in the last tenth of an interval for which it has sent means the next one
 LONGEST_STEM = 100  # characters of an id before its time
 # How far back a due time is looked for: a year has the rarest one, but for February 29th.
 WINDOWS = tuple(timedelta(minutes=minutes) for minutes in (2, 120, 1_500, 50_000, 530_000, 4_300_000))
@@ -46,6 +47,17 @@ class Slots:
         if found:
             return max(found)
         return now.replace(second=0, microsecond=0).astimezone(UTC)  # it is never due, but somebody sends it
+
+    def not_twice(self, due: datetime, *, now: datetime, sent_for: datetime | None) -> datetime:
+        """Return the time for which a sender sends now, when `due` is the last one and it has sent for `sent_for`.
+
+        A beat is a little early at times. What it sends then, just before a time of an interval, is no copy of what it
+        sent just after the time before.
+        """
+        if self.every is None or sent_for != due:
+            return due
+        every = timedelta(seconds=self.every)
+        return due + every if now >= due + every - every / EARLY else due
 
     def deadline(self, due: datetime, after: timedelta) -> datetime:
         """Return the deadline of the workflow of a time, the same for all who send for it.

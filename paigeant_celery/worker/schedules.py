@@ -29,6 +29,7 @@ __all__ = ["DispatchTask", "register_dispatch", "schedule_entry"]
 
 LONGEST_WAIT = 300  # seconds between two attempts while the store is away
 MOST_ATTEMPTS = 100  # that is eight hours
+MOST_KNOWN = 1000  # entries whose latest time a beat remembers
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def schedule_entry(
     `schedule` is a `crontab`, a `timedelta` or seconds. The id of each workflow is the `correlation_id` of the document
     (or a part of its digest) with the time that was due, so that two beats begin one workflow. `deadline_after` is in
     seconds after that time; after the end of an interval, because beats send at any moment of it. The task is sent to
-    `queue`, or to where the app routes it: some worker of the app must consume that queue. `options` are further ones of
-    the message, such as `expires`; `prefix` is `paigeant_prefix`.
+    `queue`, or to where the app routes it: some worker of the app must consume that queue. `options` are further ones
+    of the message, such as `expires`; `prefix` is `paigeant_prefix`.
 
     Raises `InvalidDocument`, and `InvalidInput` for a schedule of another kind.
     """
@@ -79,6 +80,9 @@ class DispatchTask(Task):  # type: ignore[misc]
     reject_on_worker_lost = True
     ignore_result = False
     max_retries = MOST_ATTEMPTS
+
+    def __init__(self) -> None:
+        self._sent_for: dict[str, datetime] = {}  # by entry, the time that this process has sent it for last
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send it, with the time that is due; the document is not shown in Flower."""
@@ -124,11 +128,20 @@ class DispatchTask(Task):  # type: ignore[misc]
         if kwargs.get("at") is not None:
             return kwargs
         now = datetime.now(UTC)
-        if kwargs.get("schedule") is not None:
-            zone = self.app.timezone
-            zone = None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
-            now = read_slots(kwargs["schedule"]).last_due(now, crontabs_of(self.app), zone)
-        return {**kwargs, "at": now.isoformat()}
+        at = self._due(kwargs, now) if kwargs.get("schedule") is not None else now
+        return {**kwargs, "at": at.isoformat()}
+
+    def _due(self, kwargs: Mapping[str, Any], now: datetime) -> datetime:
+        zone = self.app.timezone
+        zone = None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
+        slots = read_slots(kwargs["schedule"])
+        entry = sha256(repr((kwargs["schedule"], kwargs.get("document"))))
+        last, before = slots.last_due(now, crontabs_of(self.app), zone), self._sent_for.pop(entry, None)
+        due = slots.not_twice(last, now=now, sent_for=before)
+        while len(self._sent_for) >= MOST_KNOWN:
+            self._sent_for.pop(next(iter(self._sent_for)))
+        self._sent_for[entry] = max(due, before or due)
+        return due
 
 
 def crontabs_of(app: Celery) -> Crontabs:

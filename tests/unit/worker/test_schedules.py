@@ -184,6 +184,34 @@ def test_arguments_by_their_place_are_sent_by_their_names(app: Celery, monkeypat
     assert more == ("one more",)  # which Celery refuses
 
 
+def test_a_beat_that_is_a_moment_early_sends_no_copy(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second message falls into the interval of the first one, and its run would be lost without a word."""
+    moments = [datetime(2026, 3, 29, 12, 1, 0, 2000, UTC), datetime(2026, 3, 29, 12, 1, 59, 999_000, UTC)]
+    moments += [datetime(2026, 3, 29, 12, 2, 20, tzinfo=UTC), datetime(2026, 3, 29, 12, 2, 59, 998_000, UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return moments[len(found)]
+
+    found: list[str] = []
+    monkeypatch.setattr(schedules, "datetime", Clock)
+    for _ in moments:
+        kwargs, _ = sent_by(app, monkeypatch, document=DOCUMENT, schedule={"every": 60.0})
+        found.append(kwargs["at"][11:19])
+
+    assert found == ["12:01:00", "12:02:00", "12:02:00", "12:03:00"]
+
+
+def test_a_beat_remembers_only_its_latest_entries(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that sends a document of its own each time does not grow."""
+    monkeypatch.setattr(schedules, "MOST_KNOWN", 3)
+    for number in range(5):
+        sent_by(app, monkeypatch, document={**DOCUMENT, "variables": {"n": number}}, schedule={"every": 60.0})
+
+    assert len(task_of(app)._sent_for) == 3
+
+
 def test_the_messages_of_a_repeated_hour_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """When clocks go back, the runs of the second pass are no copies of those of the first one."""
     passes = [datetime(2026, 10, 25, hour, 5, 2, tzinfo=UTC) for hour in (0, 1)]
