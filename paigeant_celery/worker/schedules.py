@@ -30,6 +30,10 @@ __all__ = ["DispatchTask", "register_dispatch", "schedule_entry"]
 LONGEST_WAIT = 300  # seconds between two attempts while the store is away
 MOST_ATTEMPTS = 100  # that is eight hours
 MOST_KNOWN = 1000  # entries whose latest time a beat remembers
+UNSTAMPED = (
+    "is missing, so nobody knows for which time of the schedule this is; have beat load the app with paigeant_celery, "
+    "whose task writes it into the message, or give it yourself"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +122,10 @@ class DispatchTask(Task):  # type: ignore[misc]
         after = timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
         deadline = moment + after if after is not None else None
         own_id = given.correlation_id or f"dispatched-{sha256(str(self.request.id))[:24]}"
-        if schedule is not None and at is not None:
+        if schedule is not None:
             slots = read_slots(schedule)
+            if at is None:
+                raise InvalidInput("invalid_input", "at", UNSTAMPED)
             deadline = slots.deadline(moment, after) if after is not None else None
             own_id = slot_id(stem_of(given.correlation_id, _digest(given)), moment)
         return dispatch_document_sync(given, transport_of(self.app), correlation_id=own_id, deadline=deadline)

@@ -333,6 +333,17 @@ def test_while_the_store_is_away_the_task_is_tried_again(
     assert [(given["document"], given["at"]) for given in sent] == [(DOCUMENT, at)]
 
 
+@pytest.mark.parametrize("document", [DOCUMENT, {key: DOCUMENT[key] for key in ("version", "itinerary")}])
+def test_a_message_of_a_schedule_without_a_time_is_refused(app: Celery, document: dict[str, Any]) -> None:
+    """A beat that does not load us sent it: each run after the first would be lost, or two beats begin two."""
+    entry = schedule_entry(document, schedule=60)
+
+    with pytest.raises(InvalidInput, match="have beat load the app") as refused:
+        task_of(app)(**entry["kwargs"])
+
+    assert refused.value.path == "at"
+
+
 @pytest.mark.parametrize("at", ["now", "2026-03-29T08:00:00", 5])
 def test_a_time_that_is_none_is_refused(app: Celery, at: Any) -> None:
     """Somebody else wrote the message."""
