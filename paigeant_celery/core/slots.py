@@ -25,9 +25,13 @@ Crontabs = Callable[[Mapping[str, Any]], NextDue]
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """When a schedule is due: by a crontab, or each time that so many seconds since 1970 have passed."""
+    """When a schedule is due: by a crontab, or each time that so many seconds since 1970 have passed.
+
+    `timezone` is the name of the zone in which a crontab is read; without one it is that of the app.
+    """
 
     crontab: Mapping[str, Any] | None = None
+    timezone: str | None = None
     every: float | None = None
 
     def last_due(self, now: datetime, crontabs: Crontabs, zone: tzinfo | None = UTC) -> datetime:
@@ -68,7 +72,9 @@ class Slots:
 
     def tree(self) -> dict[str, Any]:
         """Return it as JSON, which `read_slots` reads."""
-        return {"every": self.every} if self.crontab is None else {"crontab": dict(self.crontab)}
+        if self.crontab is None:
+            return {"every": self.every}
+        return {"crontab": dict(self.crontab), **({"timezone": self.timezone} if self.timezone is not None else {})}
 
 
 def _begins_with_star(crontab: Mapping[str, Any]) -> bool:
@@ -120,10 +126,19 @@ def read_slots(given: object) -> Slots:
             pass
         case {"every": int() | float() as every, **more} if not more and 0 < every <= LONGEST_EVERY:
             return Slots(every=float(every))
-        case {"crontab": dict() as crontab, **more} if not more and crontab.keys() <= set(FIELDS):
+        case {"crontab": dict() as crontab, "timezone": str() as timezone, **more} if not more and _is_cron(crontab):
+            return Slots(crontab=crontab, timezone=timezone)
+        case {"crontab": dict() as crontab, **more} if not more and _is_cron(crontab):
             return Slots(crontab=crontab)
-    text = 'is `{"every": SECONDS}` or `{"crontab": {"minute": …}}`, as `schedule_entry` writes it'
+    text = (
+        'is `{"every": SECONDS}` or `{"crontab": {"minute": …}}`, maybe with a `timezone` beside `crontab`, as '
+        "`schedule_entry` writes it"
+    )
     raise InvalidInput("invalid_input", "schedule", text)
+
+
+def _is_cron(fields: Mapping[str, Any]) -> bool:
+    return fields.keys() <= set(FIELDS)
 
 
 def slot_id(stem: str, at: datetime) -> str:

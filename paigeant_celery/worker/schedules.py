@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from celery import Celery, Task
 from celery.schedules import crontab, schedule
@@ -138,11 +139,12 @@ class DispatchTask(Task):  # type: ignore[misc]
         return {**kwargs, "at": at.isoformat()}
 
     def _due(self, kwargs: Mapping[str, Any], now: datetime) -> datetime:
-        zone = self.app.timezone
-        zone = None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
         slots = read_slots(kwargs["schedule"])
         entry = sha256(repr((kwargs["schedule"], kwargs.get("document"))))
-        last, before = slots.last_due(now, crontabs_of(self.app), zone), self._sent_for.pop(entry, None)
+        last, before = (
+            slots.last_due(now, crontabs_of(self.app), _zone_of(slots, self.app)),
+            self._sent_for.pop(entry, None),
+        )
         due = slots.not_twice(last, now=now, sent_for=before)
         while len(self._sent_for) >= MOST_KNOWN:
             self._sent_for.pop(next(iter(self._sent_for)))
@@ -177,12 +179,31 @@ def register_dispatch(app: Celery) -> None:
 
 def _slots_of(given: Any) -> Slots:
     if isinstance(given, crontab):
-        return Slots(crontab={field: _cron(getattr(given, f"_orig_{field}")) for field in FIELDS})
+        # django-celery-beat's crontabs have a zone of their own; those of Celery are read in that of the app.
+        zone = None if type(given) is crontab else vars(given).get("tz")
+        slots = Slots(
+            crontab={field: _cron(getattr(given, f"_orig_{field}")) for field in FIELDS},
+            timezone=str(zone) if zone is not None else None,
+        )
+        _zone_of(slots)
+        return slots
     every = given.run_every if type(given) is schedule else given
     if isinstance(every, timedelta) or (isinstance(every, int | float) and not isinstance(every, bool)):
         return read_slots({"every": _seconds(every)})
     text = f"a {type(given).__name__} does not say which times it means; give a `crontab`, a `timedelta` or seconds"
     raise InvalidInput("invalid_input", "schedule", text)
+
+
+def _zone_of(slots: Slots, app: Celery | None = None) -> tzinfo | None:
+    """Return the zone in which a crontab is read; None is that of the system."""
+    if slots.timezone is not None:
+        try:
+            return ZoneInfo(slots.timezone)
+        except (KeyError, ValueError, OSError) as error:
+            text = f"{slots.timezone!r} is no time zone that this machine knows, such as 'Europe/Berlin'"
+            raise InvalidInput("invalid_input", "schedule.timezone", text) from error
+    zone: tzinfo | None = app.timezone if app is not None else None
+    return None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
 
 
 def _cron(field: Any) -> Any:

@@ -218,7 +218,8 @@ def test_a_stem_that_leaves_no_room_for_the_time_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "given", [None, 5, {}, {"every": 0}, {"every": True}, {"every": "5"}, {"crontab": {"second": 5}},
-              {"every": 5, "crontab": {}}, {"crontab": "* * * * *"}, {"solar": "dawn"}],
+              {"every": 5, "crontab": {}}, {"crontab": "* * * * *"}, {"solar": "dawn"},
+              {"every": 5, "timezone": "UTC"}, {"crontab": {}, "timezone": 5}, {"crontab": {}, "timezone": None}],
 )  # fmt: skip
 def test_what_says_no_times_is_refused(given: object) -> None:
     """It may have been written by hand into a scheduler's database."""
@@ -226,7 +227,14 @@ def test_what_says_no_times_is_refused(given: object) -> None:
         read_slots(given)
 
 
-@pytest.mark.parametrize("slots", [Slots(every=5.0), Slots(crontab={"minute": "0", "hour": [1, 2]})])
+@pytest.mark.parametrize(
+    "slots",
+    [
+        Slots(every=5.0),
+        Slots(crontab={"minute": "0", "hour": [1, 2]}),
+        Slots(crontab={"minute": "0"}, timezone="Europe/Berlin"),
+    ],
+)
 def test_times_are_written_and_read(slots: Slots) -> None:
     """They stand in the message as JSON."""
     assert read_slots(slots.tree()) == slots

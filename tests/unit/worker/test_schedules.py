@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -232,6 +233,37 @@ def test_the_messages_of_a_repeated_hour_have_times_of_their_own(monkeypatch: py
             found.append(kwargs["at"])
 
     assert found == ["2026-10-25T00:05:00+00:00", "2026-10-25T01:05:00+00:00"]
+
+
+def test_a_crontab_of_its_own_time_zone_means_the_times_of_that(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an admin page of django-celery-beat each crontab has a zone; that of the app says nothing of it."""
+    from django_celery_beat.tzcrontab import TzAwareCrontab
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime(2026, 7, 1, 6, 0, 1, tzinfo=UTC)
+
+    in_berlin = TzAwareCrontab(minute=0, hour=8, tz=ZoneInfo("Europe/Berlin"))
+    entry = schedule_entry(DOCUMENT, schedule=in_berlin)
+    monkeypatch.setattr(schedules, "datetime", Clock)
+
+    kwargs, _ = sent_by(app, monkeypatch, **entry["kwargs"])
+
+    assert entry["kwargs"]["schedule"]["timezone"] == "Europe/Berlin"
+    assert json.loads(json.dumps(entry["kwargs"])) == entry["kwargs"]
+    assert kwargs["at"] == "2026-07-01T06:00:00+00:00"
+    utc = schedule_entry(DOCUMENT, schedule=TzAwareCrontab(minute=0, hour=8))["kwargs"]["schedule"]
+    assert utc["timezone"] == "UTC"
+
+
+@pytest.mark.parametrize("zone", ["Europe/Bärlin", "", "../UTC", "Europe"])
+def test_a_time_zone_that_nobody_knows_is_told(app: Celery, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """It may have been written by hand into a scheduler's database."""
+    with pytest.raises(InvalidInput, match="no time zone") as refused:
+        sent_by(app, monkeypatch, document=DOCUMENT, schedule={"crontab": {"minute": 0}, "timezone": zone})
+
+    assert refused.value.path == "schedule.timezone"
 
 
 def test_two_messages_of_one_time_begin_one_workflow(app: Celery) -> None:
