@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,12 +48,13 @@ OPEN: Mapping[str, tuple[str, ...]] = {
     "ready": (),
     "letters list": (),
     "letters show": ("L",),
+    "diff": ("W", "W"),
 }
 CONTENT = {"export", "inbox", "replay dump", "result", "watch"}
 # They print what they did, or only what they were given.
 ACTS = {
-    *("answer", "approve", "cancel", "deny", "diff", "fork", "import", "letters drop", "letters redrive", "lint"),
-    *("rebind", "retry", "run", "signal"),
+    *("answer", "approve", "cancel", "deny", "fork", "import", "letters drop", "letters redrive", "lint", "rebind"),
+    *("retry", "run", "signal"),
 }
 
 pytestmark = pytest.mark.together
@@ -144,12 +145,12 @@ def commands(group: click.Group = paigeant, before: str = "") -> Iterator[str]:
             yield f"{before}{name}"
 
 
-def printed(vault: Vault, *arguments: str) -> str:
+def printed(vault: Vault, *arguments: str, stdin: str | None = None, forms: Sequence[str] = ("", "--json")) -> str:
     """What a command prints, in both forms; it must have done what it was asked."""
     found = ""
-    for form in ((), ("--json",)):
-        call = [*arguments, *form]
-        done = CliRunner().invoke(paigeant, call, obj=SimpleNamespace(app=vault.transport.app, no_color=True))
+    for form in forms:
+        call, obj = [*arguments, *form.split()], SimpleNamespace(app=vault.transport.app, no_color=True)
+        done = CliRunner().invoke(paigeant, call, obj=obj, input=stdin)
         assert done.exception is None or isinstance(done.exception, SystemExit), (call, done.exception)
         assert done.exit_code in (0, 1), (call, done.output)
         found += done.output
@@ -159,6 +160,9 @@ def printed(vault: Vault, *arguments: str) -> str:
 def arguments_of(vault: Vault, needs: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if needs == ("W",):
         yield from ((handle.correlation_id,) for handle in vault.workflows.values())
+    elif needs == ("W", "W"):
+        ids = [handle.correlation_id for handle in vault.workflows.values()]
+        yield from zip(ids, [*ids[1:], ids[0]], strict=True)
     elif needs == ("L",):
         yield from ((letter.letter_id,) for letter in DeadLetters(vault.transport).list())
     else:
@@ -181,6 +185,45 @@ def test_a_command_that_prints_no_content_has_no_canary(vault: Vault, name: str)
     assert {call: vault.found_in(text) for call, text in texts.items() if vault.found_in(text)} == {}
     if name == "show":
         assert "ValueError" in "".join(texts.values())
+
+
+def test_a_command_that_acts_has_no_canary_of_others(vault: Vault) -> None:
+    """Whoever is too late to answer, or edits a prompt, is told of the other one, and not what that one wrote."""
+    asked = {"answer": FunctionSpec("confirm", {"about": "tea"}), "approve": vault.agent("teller")}
+    late = []
+    for name, step in asked.items():
+        handle = vault.dispatch(name, step, state="suspended")
+        (wait,) = handle.pending_sync()
+        given = [json.dumps(vault.canary("payload"))] if name == "answer" else []
+        late.append(printed(vault, name, wait.token, *given, "--by", "ann", forms=("",)))
+        again = [*given, "--by", "bob"]
+        late.append(printed(vault, name, wait.token, *again))
+        late += [printed(vault, "deny", wait.token, "--by", "bob")] if name == "approve" else []
+        vault.follow(name, handle, state="completed")
+    waiting = vault.dispatch("edited", vault.agent("broken"), vault.agent("clerk"), state="parked")
+    exported = printed(vault, "export", waiting.correlation_id, forms=("--json",))
+    other = exported.replace(vault.canary("deps"), "none")
+
+    edited = printed(vault, "import", waiting.correlation_id, "-", stdin=other, forms=("",))
+
+    assert all("ann" in each for each in late[1:2] + late[3:])
+    assert "itinerary.broken.deps.note: changed" in edited
+    assert vault.found_in("".join([*late, edited])) == []
+    values = printed(vault, "diff", waiting.correlation_id, "-", "--values", stdin=exported)
+    assert "deps" in vault.found_in(values)
+
+
+def test_whoever_runs_a_workflow_and_waits_for_it_gets_what_it_gave(vault: Vault) -> None:
+    """They have dispatched it, and may see it; without `--wait` there is the id alone."""
+    step = {"agent": "clerk", "prompt": vault.canary("prompt"), "deps": {"note": vault.canary("deps")}}
+    document = json.dumps({"version": 1, "itinerary": [step]})
+    run = ("run", "--document", "-", "--unchecked")
+
+    begun = printed(vault, *run, stdin=document)
+    ended = printed(vault, *run, "--wait", "--timeout", f"{WITHIN:g}", stdin=document)
+
+    assert vault.found_in(begun) == []
+    assert set(vault.found_in(ended)) == {"answer"}
 
 
 def test_the_log_of_a_worker_has_no_canary(vault: Vault) -> None:

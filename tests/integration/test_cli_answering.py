@@ -146,11 +146,15 @@ def test_an_answer_lets_the_step_go_on(call: Call, workflow_harness: WorkflowHar
     handle, token = waiting(workflow_harness)
 
     first = call("answer", token, '{"size": "large"}')
-    second = call("answer", token, '"small"', "--by", "bob")
+    second, read = (call("answer", token, '"small"', "--by", "bob", *form) for form in ((), ("--json",)))
 
     assert (first.exit_code, first.output) == (0, "the workflow goes on\n")
     assert second.exit_code == 1
-    assert 'somebody was faster, and this answer does not count: {"size":"large"} (by ' in second.output
+    assert second.output.startswith(
+        f"Error: somebody was faster, and this answer does not count: {getpass.getuser()} answered at "
+    )
+    assert "large" not in second.output + read.output, "what was answered is for the step"
+    assert json.loads(read.output)["first"].keys() == {"by", "at"}
     (event,) = [event for event in handle.events_so_far() if event.type == "answered"]
     assert event.fields == {"wait": "size", "by": getpass.getuser()}
 

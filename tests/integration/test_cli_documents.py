@@ -80,11 +80,12 @@ def test_a_wrong_prompt_is_corrected_at_night(
     assert exported.exit_code == 0
     file.write_text(exported.stdout.replace("Write a poem.", "Write a letter."))
 
-    compared = call("diff", correlation_id, str(file))
-    imported = call("import", correlation_id, str(file), "--by", "ann")
+    compared, told = (call("diff", correlation_id, str(file), *more) for more in ((), ("--values",)))
+    imported = call("import", correlation_id, str(file), "--by", "ann", "--values")
 
     change = '~ itinerary.writer.prompt: "Write a poem." -> "Write a letter."'
-    assert (compared.exit_code, compared.stdout) == (1, f"{change}\n")
+    assert (compared.exit_code, compared.stdout) == (1, "~ itinerary.writer.prompt: changed\n")
+    assert (told.exit_code, told.stdout) == (1, f"{change}\n")
     assert imported.exit_code == 0, imported.output
     assert imported.stdout.splitlines() == [
         change,
@@ -97,6 +98,29 @@ def test_a_wrong_prompt_is_corrected_at_night(
     assert json.loads(call("result", correlation_id, "--json").stdout)["outputs"] == {
         "note": "first", "writer": "a text", "note-2": "last",
     }  # fmt: skip
+
+
+def test_values_are_printed_only_for_those_who_ask_for_them(
+    workflow_harness: WorkflowHarness, agents: list[Any], call: Call
+) -> None:
+    """An incident is looked into on a shared screen, and prompts have what customers wrote."""
+    correlation_id = parked(workflow_harness, agents)
+    tree = json.loads(call("export", correlation_id).stdout)
+    tree["itinerary"][1]["prompt"] = "Write a letter."
+    tree["itinerary"].append({"agent": "writer", "prompt": "Confidential."})
+    edited = json.dumps(tree)
+
+    def values_in(*arguments: str) -> list[bool]:
+        printed = call(*arguments, stdin=edited).stdout
+        return [each in printed for each in ("a poem", "a letter", "Confidential")]
+
+    for form in ((), ("--json",)):
+        assert values_in("diff", correlation_id, "-", *form) == [False] * 3
+        assert values_in("diff", correlation_id, "-", *form, "--values") == [True] * 3
+    assert json.loads(call("diff", correlation_id, "-", "--json", stdin=edited).stdout)["changes"] == [
+        {"kind": "changed", "path": "itinerary.writer.prompt"}, {"kind": "added", "path": "itinerary.writer-2"},
+    ]  # fmt: skip
+    assert values_in("import", correlation_id, "-") == [False] * 3
 
 
 def test_a_second_import_of_the_same_export_is_refused(
