@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
+from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_json, tell
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -67,7 +67,7 @@ def _told(wait: PendingWait) -> Iterator[str]:
     if wait.question is not None:
         yield f"  question: {shown(wait.question)}"
     for each in wait.calls:
-        yield f"  {each.kind} {shown(each.id)}: {shown(each.tool)} {_json(each.arguments)}"
+        yield f"  {each.kind} {shown(each.id)}: {shown(each.tool)} {shown_json(each.arguments)}"
 
 
 @command()
@@ -190,12 +190,6 @@ def _read_arguments(text: str) -> dict[str, JsonValue]:
         text = "`--args` must be a JSON object of the names of arguments to values"
         raise Refused(text, code="usage", ends=Exit.USAGE)
     return given
-
-
-def _json(value: JsonValue) -> str:
-    from paigeant_celery.core.jsonable import dumps
-
-    return shown(dumps(value))
 
 
 def _inbox(context: click.Context) -> Inbox:

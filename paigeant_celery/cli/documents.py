@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ import click
 
 from paigeant_celery.cli.answering import by
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
+from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_json, tell
 
 if TYPE_CHECKING:
     from paigeant_celery.core.document_changes import DocumentChange
@@ -171,5 +170,5 @@ def _line(change: DocumentChange, values: bool) -> str:
 
 
 def _value(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return shown(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
+    text = shown_json(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_lines, tell
+from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_json, shown_text, tell
 from paigeant_celery.cli.seconds import SECONDS_OR_INF
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def result(context: click.Context, correlation_id: str, timeout: float, step: st
         text = f"no step {shown(step)} of workflow {correlation_id} has an output; these have: {known}"
         raise Refused(text, code="unknown_path", ends=Exit.UNKNOWN)
     output = found.outputs[step] if step is not None else found.output
-    tell(_document(correlation_id, found, output), _lines(output))
+    tell(_document(correlation_id, found, output), [_text(output)])
 
 
 def _for_shells(text: str) -> str:
@@ -71,8 +69,8 @@ def _document(correlation_id: str, found: WorkflowResult, output: JsonValue) -> 
     }
 
 
-def _lines(output: JsonValue) -> Iterator[str]:
-    return shown_lines(output if isinstance(output, str) else json.dumps(output, indent=2, ensure_ascii=False))
+def _text(output: JsonValue) -> str:
+    return shown_text(output) if isinstance(output, str) else shown_json(output, indent=2)
 
 
 def _not_completed(error: WorkflowError) -> Refused:

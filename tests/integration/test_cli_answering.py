@@ -110,8 +110,9 @@ def test_the_inbox_shows_tools_and_arguments_and_what_a_terminal_would_obey_as_t
     lines = call("inbox").output.splitlines()
 
     assert lines[1] == "  workflow w, step pay (pay): refunds"
+    assert json.loads(lines[3].partition(": refund ")[2]) == CALLS[0].arguments
     assert lines[3:] == [
-        '  approval r1: refund {"order":17,"why":"\\u001b[2K\\u202eflipped\\x9b1m"}',
+        '  approval r1: refund {"order":17,"why":"\\u001b[2K\\u202eflipped\\u009b1m"}',
         '  approval r2: refund {"order":18}',
     ]
 
