@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from paigeant_celery.core.document_errors import Finding
     from paigeant_celery.core.slip_document import SlipDocument
 
-__all__ = ["diff", "export", "import_", "lint", "named", "of_document", "text_of"]
+__all__ = [
+    *("changed", "diff", "export", "import_", "lint", "named", "of_document", "text_of", "told_changes", "with_values"),
+]
 
 T = TypeVar("T")
 
@@ -72,7 +74,11 @@ def diff(context: click.Context, before: str, after: str, values: bool) -> None:
     old, new = (of_document(partial(_document_at, context, each), about=named(each)) for each in (before, after))
     changes = diff_documents(old, new)
     end = Exit.FAILED if changes else Exit.FINE
-    tell({"changes": _told(changes, values)}, _lines(changes, values) or ["nothing differs"], end=end)
+    tell(
+        {"changes": told_changes(changes, values=values)},
+        changed(changes, values=values) or ["nothing differs"],
+        end=end,
+    )
 
 
 @command("import")
@@ -91,7 +97,7 @@ def import_(context: click.Context, correlation_id: str, file: str, values: bool
     text, transport = text_of(file), transport_of_app(context)
     done = of_document(lambda: edit_workflow_sync(correlation_id, text, transport, by=by), about=named(file))
     lines = [
-        *_lines(done.changes, values),
+        *changed(done.changes, values=values),
         f"workflow {correlation_id} has these steps to come now; retry it, or answer what it waits for",
     ]
     if done.restarts:
@@ -100,7 +106,7 @@ def import_(context: click.Context, correlation_id: str, file: str, values: bool
         "correlation_id": done.correlation_id,
         "revision": done.revision,
         "restarts": done.restarts,
-        "changes": _told(done.changes, values),
+        "changes": told_changes(done.changes, values=values),
     }
     tell(document, lines if done.changes else ["the document changes nothing"])
 
@@ -147,7 +153,7 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
     return [shown(str(finding)) for finding in findings]
 
 
-def _told(changes: Sequence[DocumentChange], values: bool) -> list[dict[str, object]]:
+def told_changes(changes: Sequence[DocumentChange], *, values: bool) -> list[dict[str, object]]:
     """Return changes as JSON has them."""
     told: list[dict[str, object]] = [{"kind": change.kind, "path": change.path} for change in changes]
     if values:
@@ -156,7 +162,8 @@ def _told(changes: Sequence[DocumentChange], values: bool) -> list[dict[str, obj
     return told
 
 
-def _lines(changes: Sequence[DocumentChange], values: bool) -> list[str]:
+def changed(changes: Sequence[DocumentChange], *, values: bool) -> list[str]:
+    """Return a line for each change of a document."""
     return [_line(change, values) for change in changes]
 
 
