@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.function import FunctionModel
 
-from paigeant_celery import PaigeantAgent, StepPolicy, activity, install, wait_for
+from paigeant_celery import PaigeantAgent, StepPolicy, Unreachable, WorkflowHandle, activity, install, wait_for
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
+from paigeant_celery.core.errors import NotPublished, NotRecorded
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
 __all__ = ["workflow_harness"]
@@ -252,6 +253,90 @@ def test_what_cannot_be_run_is_refused(agents: list[Any], call: Call, arguments:
     assert (refused.exit_code, json.loads(refused.stdout)["error"]["code"]) == (2, code)
     if arguments[1:2] == ["writr"]:  # some other app may have it
         assert call(*arguments, "--unchecked").exit_code == 0
+
+
+def test_what_no_command_could_do_is_refused_before_anything_is_sent(agents: list[Any]) -> None:
+    """Without a store nobody can wait, and whoever types a limit for that expects it to hold."""
+    with Celery("shop", broker="memory://storeless//", set_as_current=False) as app:
+        install(app)
+        channel = app.connection_for_write().default_channel  # the memory of all tests of this process
+        before = channel._size("paigeant.writer")
+        for arguments, code in (
+            (["run", "writer", "x", "--wait"], "store_required"), (["run", "writer", "x", "--timeout", "1"], "usage"),
+        ):  # fmt: skip
+            refused = CliRunner().invoke(paigeant, [*arguments, "--json"], obj=SimpleNamespace(app=app))
+            assert (refused.exit_code, json.loads(refused.stdout)["error"]["code"]) == (2, code)
+            assert "correlation_id" not in json.loads(refused.stdout)
+        assert channel._size("paigeant.writer") == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("error", "ends", "says"),
+    [
+        (NotRecorded("w", "the store is away"), 5, "nothing was sent: the store is away"),
+        (NotPublished("w", "the broker is away"), 5, "A sweep of any worker sends it"),
+        (Unreachable("store", "redis://here", "gone"), 5, "cannot reach the store"),
+        (TimeoutError("it took too long"), 4, "it took too long"),
+    ],
+)
+def test_an_error_of_a_run_says_how_to_repeat_it_without_a_second_workflow(
+    workflow_harness: WorkflowHarness,
+    agents: list[Any],
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    ends: int,
+    says: str,
+    named: bool,
+) -> None:
+    """It may be recorded, and run; a script that tries again must not pay for another one."""
+
+    def fail(*_: object, correlation_id: str, **options: object) -> str:
+        sent.append(correlation_id)
+        raise error
+
+    sent: list[str] = []
+    monkeypatch.setattr("paigeant_celery.client.documents.dispatch_document_sync", fail)
+    arguments = ("run", "writer", "Write.", *(("--id", "tea") if named else ()))
+
+    told, read = call(*arguments), call(*arguments, "--json")
+
+    assert (told.exit_code, read.exit_code) == (ends, ends)
+    assert says in told.stderr
+    assert (f"repeat the command with `--id {sent[0]}`; without it a second workflow" in told.stderr) is not named
+    assert "repeat the command" in told.stderr
+    assert json.loads(read.stdout)["correlation_id"] == sent[1]
+    assert (sent == ["tea", "tea"]) is named
+
+
+def test_a_run_under_the_id_of_another_workflow_names_it(
+    workflow_harness: WorkflowHarness, agents: list[Any], call: Call
+) -> None:
+    """A script that made the id twice finds out which one it is."""
+    assert call("run", "writer", "Write.", "--id", "tea").exit_code == 0
+
+    told, read = (
+        call("run", "writer", "Other.", "--id", "tea"),
+        call("run", "writer", "Other.", "--id", "tea", "--json"),
+    )
+
+    assert (told.exit_code, json.loads(read.stdout)["error"]["code"]) == (1, "workflow_conflict")
+    assert json.loads(read.stdout)["correlation_id"] == "tea"
+    assert "choose another `--id`, or look at it with `celery … paigeant show tea`" in told.stderr
+
+
+def test_a_run_that_is_waited_for_too_long_names_its_workflow(
+    workflow_harness: WorkflowHarness, agents: list[Any], call: Call
+) -> None:
+    """Nothing serves it here; whoever typed no id learns it, to wait again."""
+    late = call("run", "writer", "Write.", "--wait", "--timeout", "0.1", "--json")
+
+    found = json.loads(late.stdout)
+    assert (late.exit_code, found["error"]["code"]) == (4, "timeout")
+    assert late.stderr.startswith(f"workflow {found['correlation_id']}\n")
+    assert f"repeat the command with `--id {found['correlation_id']}`" in found["error"]["text"]
+    assert WorkflowHandle(found["correlation_id"], workflow_harness.transport).status_sync().state == "queued"
 
 
 @pytest.mark.parametrize(
