@@ -6,33 +6,23 @@ A canary stands in each of them. What everybody may read, such as logs, lists an
 from __future__ import annotations
 
 import json
-import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
 
 from paigeant_celery import (
-    ActivitySpec,
     DeadLetters,
     FunctionSpec,
     Inbox,
     WorkflowDispatcher,
-    WorkflowHandle,
-    for_each,
 )
 from paigeant_celery.cli import paigeant
 from paigeant_celery.core.errors import WorkflowError
-from tests.support.event_messages import Messages, watching
 from tests.support.flower_pages import flower_pages
-from tests.support.processes import Deployment, Process, deployment, eventually
+from tests.support.vault import WITHIN, Vault, command_names, filled_vault
 
-WITHIN = 60.0  # seconds
 PARTS = ("prompt", "deps", "variable", "argument", "result", "answer", "item", "question", "payload", "signal", "new")
 ERRORS = ("exception", "cause", "note")
 
@@ -60,89 +50,10 @@ ACTS = {
 pytestmark = pytest.mark.together
 
 
-class Vault:
-    """A deployment with a workflow in each state, and what was seen of it."""
-
-    def __init__(self, made: Deployment, seen: Path, events: Messages, canary: str) -> None:
-        self.made, self.seen, self.events, self._canary = made, seen, events, canary
-        self.transport = made.transport()
-        self.worker: Process = made.ready_worker("vault", pool="prefork", slots=4, level="DEBUG")
-        self.workflows: dict[str, WorkflowHandle] = {}
-
-    def canary(self, where: str) -> str:
-        return f"{self._canary}-{where}"
-
-    def found_in(self, text: str) -> list[str]:
-        """The canaries in a text, by where they were; `token` is one that would answer a wait."""
-        found = set(re.findall(rf"{self._canary}-([a-z]+)", text))
-        if any(token.partition("~")[2] in text for token in self.tokens()):
-            found.add("token")
-        return sorted(found)
-
-    def tokens(self) -> list[str]:
-        file = Path(f"{self.seen}.tokens")
-        return file.read_text().split() if file.exists() else []
-
-    def dispatch(self, name: str, *steps: Any, state: str, **options: Any) -> WorkflowHandle:
-        dispatcher, variables = WorkflowDispatcher(), {"house": self.canary("variable")}
-        sent = dispatcher.dispatch_workflow_sync(self.transport, itinerary=steps, variables=variables, **options)
-        return self.follow(name, dispatcher.handle(sent, self.transport), state=state)
-
-    def follow(self, name: str, handle: WorkflowHandle, *, state: str) -> WorkflowHandle:
-        self.workflows[name] = handle
-        eventually(lambda: handle.status_sync().state == state, within=WITHIN, what=f"{name} is not {state}")
-        return handle
-
-    def agent(self, name: str) -> ActivitySpec:
-        return ActivitySpec(name, self.canary("prompt"), {"note": self.canary("deps")})
-
-    def fill(self) -> None:
-        """Let there be a workflow in each state."""
-        done = self.dispatch("done", self.agent("clerk"), self.agent("clerk"), state="completed", stream=True)
-        self.dispatch("parked", self.agent("clerk"), self.agent("broken"), state="parked")
-        fall = FunctionSpec("fall", {"text": self.canary("argument")})
-        self.dispatch("failed", fall, state="failed")
-        self.dispatch("retrying", FunctionSpec("stumble", {"text": self.canary("argument")}), state="retrying")
-        self.dispatch("refused", FunctionSpec("typed"), state="parked")
-        asking = FunctionSpec("confirm", {"about": self.canary("argument")})
-        self.dispatch("asking", asking, state="suspended")
-        self.dispatch("approving", self.agent("teller"), state="suspended")
-        self.dispatch("linked", self.agent("linker"), state="completed", stream=True)
-        answered = self.dispatch("answered", asking, state="suspended")
-        (wait,) = answered.pending_sync()
-        answered.resolve_sync(wait.token, self.canary("payload"), by="ann")
-        self.follow("answered", answered, state="completed")
-        self.workflows["asking"].signal_sync("early", self.canary("signal"))
-        items = [self.canary("item"), self.canary("other")]
-        self.dispatch("collected", for_each(FunctionSpec("item"), over=items, on_failure="collect"), state="completed")
-        self.dispatch("stopped", for_each(FunctionSpec("item"), over=items), state="failed")
-        self.dispatch("missed", for_each(FunctionSpec("item"), over=items, join=2), state="failed")
-        nested = for_each(FunctionSpec("stumble", {"text": self.canary("argument")}), over=items)
-        self.dispatch("branches", nested, state="suspended")
-        fork = done.fork_sync("clerk-2", prompt=self.canary("new"))
-        self.follow("forked", WorkflowHandle(fork, self.transport), state="completed")
-
-
 @pytest.fixture(scope="module")
 def vault(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
-    folder, canary = tmp_path_factory.mktemp("vault"), f"canary{uuid.uuid4().hex[:12]}"
-    seen = folder / "seen"
-    with deployment(redis_url, folder / "made") as made:
-        made.variables.update(CANARY=canary, SEEN=str(seen))
-        with watching(made.transport().app) as events:
-            vault = Vault(made, seen, events, canary)
-            vault.fill()
-            eventually(lambda: seen.exists() and "paigeant.hops" in seen.read_text(), within=WITHIN)
-            yield vault
-
-
-def commands(group: click.Group = paigeant, before: str = "") -> Iterator[str]:
-    """The names of all commands."""
-    for name, command in sorted(group.commands.items()):
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{before}{name} ")
-        else:
-            yield f"{before}{name}"
+    with filled_vault(redis_url, tmp_path_factory.mktemp("vault")) as vault:
+        yield vault
 
 
 def printed(vault: Vault, *arguments: str, stdin: str | None = None, forms: Sequence[str] = ("", "--json")) -> str:
@@ -171,7 +82,7 @@ def arguments_of(vault: Vault, needs: tuple[str, ...]) -> Iterator[tuple[str, ..
 
 def test_each_command_says_whether_it_prints_content() -> None:
     """A new command must be put into one of the three groups, and those that print none are looked at below."""
-    assert set(commands()) == {*OPEN, *CONTENT, *ACTS}
+    assert set(command_names()) == {*OPEN, *CONTENT, *ACTS}
     assert len({*OPEN, *CONTENT, *ACTS}) == len(OPEN) + len(CONTENT) + len(ACTS), "each is in one of them"
 
 
