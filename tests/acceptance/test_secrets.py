@@ -175,6 +175,7 @@ def test_what_workers_say_of_themselves_has_no_canary(vault: Vault) -> None:
     told.append(inspect.query_task([f"{handle.correlation_id}.0" for handle in vault.workflows.values()]))
 
     assert all(part is not None for part in told)
+    assert vault.foreign in json.dumps(told[2], default=str)
     assert vault.found_in(json.dumps(told, default=str)) == []
 
 

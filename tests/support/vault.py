@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from celery import Celery
 
-from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, for_each
+from paigeant_celery import (
+    ActivitySpec,
+    FunctionSpec,
+    WorkflowDispatcher,
+    WorkflowHandle,
+    for_each,
+    install,
+    schedule_entry,
+)
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
 from tests.support.event_messages import Messages, watching
@@ -83,6 +92,29 @@ class Vault:
         self.dispatch("branches", nested, state="suspended")
         fork = done.fork_sync("clerk-2", prompt=self.canary("new"))
         self.follow("forked", WorkflowHandle(fork, self.transport), state="completed")
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Have a document dispatched, refused, and kept for later."""
+        step = {"agent": "clerk", "prompt": self.canary("prompt"), "deps": {"note": self.canary("deps")}}
+        entry = schedule_entry(
+            {"version": 1, "correlation_id": self.made.prefix, "itinerary": [step]},
+            schedule=86_400, queue=f"{self.made.prefix}-host", prefix=self.made.prefix,
+        )  # fmt: skip
+        changed = {**entry["kwargs"]["document"], "variables": {"a": self.canary("new")}}
+        with Celery("scheduling", set_as_current=False) as app:
+            self.made.configure(app)
+            install(app)
+            send = app.tasks[entry["task"]].apply_async
+            done = send(kwargs=entry["kwargs"], **entry["options"]).id
+            self.worker.wait_for_log(f"[{done}] succeeded", within=WITHIN)
+            send(kwargs={**entry["kwargs"], "document": changed}, **entry["options"])
+            self.worker.wait_for_log("WorkflowConflict", within=WITHIN)
+            send(kwargs=entry["kwargs"], countdown=3600, **entry["options"])
+        # A beat that does not load us has no task that would hide anything.
+        sent = self.transport.app.send_task(entry["task"], kwargs=entry["kwargs"], countdown=3600, **entry["options"])
+        self.foreign = sent.id
+        self.worker.wait_for_log(f"[{sent.id}] received", within=WITHIN)
 
 
 @contextmanager
@@ -91,6 +123,7 @@ def filled_vault(redis_url: str, folder: Path) -> Iterator[Vault]:
     canary, seen = f"canary{uuid.uuid4().hex[:12]}", folder / "seen"
     # What other tests have loaded has other arguments under the same names.
     with registry.isolated(), deployment(redis_url, folder / "made") as made:
+        made.settings |= {"task_default_queue": f"{made.prefix}-host", "result_extended": True}
         made.variables.update(CANARY=canary, SEEN=str(seen))
         with watching(made.transport().app) as events:
             vault = Vault(made, seen, events, canary)
