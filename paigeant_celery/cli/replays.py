@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -73,7 +74,8 @@ def dump_hop(
     modules = list(include) or _modules(context.obj.app, dump)
     document = {"correlation_id": correlation_id, "hop_id": dump.hop_id, "path": dump.path, "modules": modules}
     if output is None:
-        tell({**document, "dump": dump}, [_script(dump, correlation_id, modules, name="replay.py").rstrip("\n")])
+        encoded = json.loads(dump.encode())  # the form without tokens
+        tell({**document, "dump": encoded}, [_script(dump, correlation_id, modules, name="replay.py").rstrip("\n")])
         return
     file = Path(output)
     try:

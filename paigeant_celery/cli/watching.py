@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -77,7 +78,15 @@ async def _show(watching: _Watching, screen: Screen, *, agents: bool, within: fl
     async with asyncio.timeout(within):
         async for event in watching.events():
             if agents or event.type != "agent":
-                tell_piece(event, screen.text_of(event))
+                bare = _without_tokens(event)
+                tell_piece(bare, screen.text_of(bare))
+
+
+def _without_tokens(event: WorkflowEvent) -> WorkflowEvent:
+    """Return an event that answers no wait: the arguments of a tool may have the link with which somebody does."""
+    from paigeant_celery.core.waits import without_tokens
+
+    return replace(event, fields={name: without_tokens(text) for name, text in event.fields.items()})
 
 
 class _Watching:

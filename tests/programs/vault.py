@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from opentelemetry import metrics, trace
@@ -79,16 +79,17 @@ def answer(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
     return ModelResponse(parts=[TextPart(canary("answer"))])
 
 
-async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
-    for index, part in enumerate(answer(messages, info).parts):
-        if isinstance(part, TextPart):
-            yield part.content
-        elif isinstance(part, ToolCallPart):
-            yield {index: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
+def model(said: Callable[[list[ModelMessage], AgentInfo], ModelResponse] = answer) -> FunctionModel:
+    """Return a model that says this, also in pieces."""
 
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        for index, part in enumerate(said(messages, info).parts):
+            if isinstance(part, TextPart):
+                yield part.content
+            elif isinstance(part, ToolCallPart):
+                yield {index: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
 
-def model() -> FunctionModel:
-    return FunctionModel(answer, stream_function=stream, model_name="local")
+    return FunctionModel(said, stream_function=stream, model_name="local")
 
 
 clerk = PaigeantAgent(model(), name="clerk", deps_type=Note, instructions="Look it up.")
@@ -112,6 +113,26 @@ def _fail() -> str:
         raised = ValueError(canary("exception"), SecretStr(canary("typed")))
         raised.add_note(canary("note"))
         raise raised from error
+
+
+def first_token() -> str:
+    """Return one that answers a wait which is open; whoever was asked has it, perhaps in a mail that an agent reads."""
+    with open(f"{os.environ['SEEN']}.tokens", encoding="utf-8") as file:
+        return file.readline().strip()
+
+
+def send_link(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    if len(messages) == 1:
+        return ModelResponse(parts=[ToolCallPart("look", {"word": first_token()}, tool_call_id="1")])
+    return answer(messages, info)
+
+
+linker = PaigeantAgent(model(send_link), name="linker", deps_type=Note)
+
+
+@linker.tool_plain(name="look")
+def follow(word: str) -> str:
+    return canary("result")
 
 
 teller: PaigeantAgent[Note, Any] = PaigeantAgent(
