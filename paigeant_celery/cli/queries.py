@@ -44,12 +44,12 @@ def _moment(context: click.Context, option: click.Parameter, typed: str | None) 
 
 
 @command(name="list")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only workflows in this state; may be repeated.")
-@click.option("--activity", help="Only workflows whose current step is of this activity.")
-@click.option("--waits-for", metavar="NAME", help="Only workflows that wait for a signal or an answer of this name.")
-@click.option("--since", callback=_moment, help="Only workflows recorded after this: an age (15m, 2h, 3d), a day or a time.")
-@click.option("--before", callback=_moment, help="Only workflows recorded before this: an age, a day or a time.")
-@click.option("--prefix", help="Only workflows whose ids begin with this, in the order of their ids.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state; may be repeated.")
+@click.option("--activity", help="Only those whose current step is of this activity.")
+@click.option("--waits-for", metavar="NAME", help="Only those that wait for a signal or an answer of this name.")
+@click.option("--since", callback=_moment, help="Only those recorded after this: 15m, 2h or 3d ago, a day, or a time.")
+@click.option("--before", callback=_moment, help="Only those recorded before this.")
+@click.option("--prefix", help="Only those whose ids begin with this, in the order of their ids.")
 @click.option("--after", metavar="NEXT", help="List what comes after the `next` of an earlier list.")
 @click.option("--limit", default=50, show_default=True, help="List at most this many.")
 @click.pass_context
