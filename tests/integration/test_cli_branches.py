@@ -116,7 +116,7 @@ def test_show_says_that_the_process_of_a_branch_is_lost(
     stuck = f"read waits on paigeant.read: no worker has served it since {at} (in all/0)"
     assert f"  stuck:     {stuck}\n" in told
     first, second = [line.strip() for line in told.splitlines() if line.startswith("        read: running, ")]
-    lost = rf"read: running, ran in process 7 on box since .* UTC; its lease is over since {at}, attempts begun: 1"
+    lost = rf"read: running, ran in process 7 on box since .* UTC; its lease ended at {at}, attempts begun: 1"
     assert re.fullmatch(lost, first)
     assert re.fullmatch(r"read: running, runs in process 8 on box since .* UTC, attempts begun: 1", second)
     runners = [branch["runner"] for branch in document["branches"]]
@@ -318,6 +318,23 @@ def test_signals_and_answers_reach_branches(workflow_harness: WorkflowHarness, c
     assert call("signal", "w", "paid", "1").output == "the workflow goes on\n"
     goes_on(workflow_harness)
     assert handle.result_sync(timeout=0).output == [1, "XL", 17]
+
+
+def test_the_list_says_that_nobody_serves_the_queue_of_a_branch(
+    workflow_harness: WorkflowHarness, call: Callable[..., Result]
+) -> None:
+    """Otherwise twenty branches that nobody will ever run look like a workflow that waits for something."""
+    dispatched(workflow_harness, for_each(read.activity(), over=["a"] * 20, step_id="mails"), hops=1)
+    workflow_harness.store.sweep(host="there", served=["paigeant._flow", "paigeant.reader"])
+
+    (listed,) = json.loads(call("list", "--json").output)["workflows"]
+
+    why = "read waits on paigeant.read: no worker serves it; did you mean reader?"
+    assert (listed["state"], listed["step_id"], listed["stuck"]) == ("suspended", "mails", f"{why} (in a branch)")
+    assert f"  {why} (in a branch)\n" in call("list").output
+    assert f"  stuck:     {why} (in mails/0)\n" in call("show", "w", "--no-workers").output
+    workflow_harness.store.sweep(host="there", served=["paigeant.read"])
+    assert json.loads(call("list", "--json").output)["workflows"][0]["stuck"] is None
 
 
 @pytest.mark.parametrize("ends_as", ["parked", "failed", "suspended", "cancelled"])
