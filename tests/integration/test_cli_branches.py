@@ -116,9 +116,9 @@ def test_show_says_that_the_process_of_a_branch_is_lost(
     stuck = f"read waits on paigeant.read: no worker has served it since {at} (in all/0)"
     assert f"  stuck:     {stuck}\n" in told
     first, second = [line.strip() for line in told.splitlines() if line.startswith("        read: running, ")]
-    lost = rf"read: running, ran in process 7 on box since .* UTC; its lease ended at {at}, attempts begun: 1"
+    lost = rf"read: running, ran in process 7 on box since .* UTC; its lease ended at {at}, attempts spent: 1"
     assert re.fullmatch(lost, first)
-    assert re.fullmatch(r"read: running, runs in process 8 on box since .* UTC, attempts begun: 1", second)
+    assert re.fullmatch(r"read: running, runs in process 8 on box since .* UTC, attempts spent: 1", second)
     runners = [branch["runner"] for branch in document["branches"]]
     assert (document["stuck"], [runner["pid"] for runner in runners]) == (stuck, [7, 8])
     assert datetime.fromisoformat(runners[0]["lapsed_at"]) == long_ago
