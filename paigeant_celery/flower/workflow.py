@@ -85,12 +85,16 @@ def _values(reading: Reading, *, content: bool) -> dict[str, Any]:
         "status": status,
         "rows": reading.rows,
         "pending": reading.pending,
+        "more_pending": reading.more_pending,
         "unreadable": reading.unreadable,
         "total": total,
         "stuck": status.stuck,
         "notes": list(standing(status, content=content)),
         "parked": sum(row.may_retry for row in reading.rows),
         "waits": [(row.path, wait) for row in reading.rows for wait in row.waits],
+        "others": [
+            (row.path, wait) for row in reading.rows if row.path not in reading.answerable for wait in row.waits
+        ],
     }
 
 

@@ -38,10 +38,11 @@ class FlowerPages:
         return dispatcher.handle(found, transport)
 
     @contextlib.contextmanager
-    def opened(self, browser: Browser, path: str = "", **options: Any) -> Iterator[Page]:
-        """Give a page at this address, signed in if one must."""
+    def opened(self, browser: Browser, path: str = "", *, script: str = "", **options: Any) -> Iterator[Page]:
+        """Give a page at this address, signed in if one must; `script` runs before any of the page's own."""
         credentials = {"http_credentials": ANN} if self.signs_in else {}
         with browser.page(base_url=self.address, **{**credentials, **options}) as page:
+            page.add_init_script(script)
             page.goto(path or "/workflows")
             yield page
 
