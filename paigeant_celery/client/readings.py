@@ -175,7 +175,7 @@ class Runner:
         process = f"process {self.pid}" if self.pid is not None else "a process"
         where = f" on {self.host}" if self.host else ""
         since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
-        over = f"; its lease is over since {self.lapsed_at:%Y-%m-%d %H:%M:%S} UTC" if self.lapsed_at is not None else ""
+        over = f"; its lease ended at {self.lapsed_at:%Y-%m-%d %H:%M:%S} UTC" if self.lapsed_at is not None else ""
         return f"{process}{where}{since}{over}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import json
 import os
@@ -10,7 +11,9 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
+import flower as flower_of_pypi
 import pytest
 import requests
 from flower.options import default_options
@@ -19,7 +22,9 @@ from redis import Redis
 from tornado.web import create_signed_value
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, for_each
+from paigeant_celery.flower.listing import STATES
 from tests.support.browser import Browser, picture, put
+from tests.support.contrast import faint_texts
 from tests.support.flower_pages import FlowerPages, flower_pages, row
 from tests.support.processes import Deployment, deployment, eventually
 from tests.support.servers import RedisServer
@@ -50,6 +55,18 @@ window.fetch = async (...given) => {
     return answer;
 };
 """
+
+# A badge of each state in a table of ours.
+BADGES = """states => {
+    const row = document.querySelector('.wf-page tbody').insertRow();
+    states.forEach(state => {
+        const badge = document.createElement('span');
+        badge.className = `badge wf-badge wf-${state}`;
+        badge.textContent = state;
+        row.insertCell().append(badge);
+    });
+}"""
+FLOWERS = Path(inspect.getfile(flower_of_pypi)).parent
 
 pytestmark = pytest.mark.together
 
@@ -164,7 +181,7 @@ def test_the_list_is_filtered_by_what_people_look_for(flower: FlowerPages, brows
         expect(rows).to_have_text(["filtered-parked"])
         page.get_by_label("Started").select_option("more than an hour ago")
         page.get_by_role("button", name="Filter").click()
-        expect(page.get_by_text("No workflow fits.")).to_be_visible()
+        expect(page.get_by_text("No workflow matches.")).to_be_visible()
         page.get_by_role("link", name="Clear").click()
         expect(page.get_by_role("link", name="filtered-done")).to_be_visible()
     assert asks.cancel_sync()
@@ -458,7 +475,7 @@ def test_a_page_says_when_it_is_not_up_to_date(made: Deployment, browser: Browse
 
 
 @pytest.mark.parametrize(
-    ("meant", "typed", "gave"), [("is a text", "Cats!", "Cats!"), ("is JSON", '{"yes": [1]}', {"yes": [1]})]
+    ("meant", "typed", "gave"), [("Text", "Cats!", "Cats!"), ("JSON", '{"yes": [1]}', {"yes": [1]})]
 )
 def test_a_question_is_answered(flower: FlowerPages, browser: Browser, meant: str, typed: str, gave: object) -> None:
     """Whoever is asked sees the question and types the answer."""
@@ -469,7 +486,7 @@ def test_a_question_is_answered(flower: FlowerPages, browser: Browser, meant: st
         expect(page.get_by_text(QUESTION)).to_be_visible()
         picture(page, "question")
         page.get_by_label("Answer", exact=True).fill(typed)
-        page.get_by_label("How the answer is meant").select_option(meant)
+        page.get_by_label("Kind of answer").select_option(meant)
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_text("The answer counts")).to_be_visible()
         shows(page, "completed")
@@ -486,13 +503,13 @@ def test_an_answer_of_the_wrong_form_settles_nothing(flower: FlowerPages, browse
 
     with flower.opened(browser, f"/workflows/{handle.correlation_id}", allowed=("400",)) as page:
         page.get_by_label("Answer", exact=True).fill("{oops")
-        page.get_by_label("How the answer is meant").select_option("is JSON")
+        page.get_by_label("Kind of answer").select_option("JSON")
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_role("alert")).to_contain_text("JSON")
         shows(page, "suspended")
 
         page.get_by_label("Answer", exact=True).fill("nobody knows")
-        page.get_by_label("How the answer is meant").select_option("says why there will be none")
+        page.get_by_label("Kind of answer").select_option("No answer, because…")
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_role("region", name="Failure")).to_contain_text("nobody knows", timeout=IN_STATE)
 
@@ -509,7 +526,7 @@ def test_a_call_of_a_tool_is_approved_or_denied(flower: FlowerPages, browser: Br
         page.get_by_role("button", name="Approve").click()
         shows(page, "completed")
     with flower.opened(browser, f"/workflows/{denied.correlation_id}") as page:
-        page.get_by_label("Why not").fill("not today")
+        page.get_by_label("Reason").fill("not today")
         page.get_by_role("button", name="Deny").click()
         shows(page, "completed")
 
@@ -560,7 +577,7 @@ def test_a_fork_leads_to_the_workflow_that_it_was_made_of(flower: FlowerPages, b
     fork.result_sync(WITHIN)
 
     with flower.opened(browser, f"/workflows/{fork.correlation_id}") as page:
-        expect(page.get_by_text("from its step second on")).to_be_visible()
+        expect(page.get_by_text("at step second")).to_be_visible()
         page.get_by_role("link", name=handle.correlation_id).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(handle.correlation_id)
 
@@ -630,15 +647,67 @@ def test_pages_load_nothing_from_elsewhere_and_run_nothing_that_stands_in_them(f
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_nothing_is_lost_when_flower_restarts(
-    late_flower: FlowerPages, earlier: WorkflowHandle, browser: Browser
-) -> None:
+def test_nothing_is_lost_when_flower_restarts(made: Deployment, browser: Browser) -> None:
     """Flower forgets the tasks that it has seen; the workflows are in the store."""
-    assert not late_flower.get(f"/task/{earlier.correlation_id}.0").ok
+    with flower_pages(made, name="restarts") as first:
+        handle = first.dispatch(say("kept"), ask())
+        is_in(handle, "suspended")
+        with first.opened(browser, f"/workflows/{handle.correlation_id}", allowed=("ERR_",)) as page:
+            expect(page.get_by_text("kept")).to_be_visible()
+            first.process.terminate()
+            expect(page.locator("#wf-late")).to_be_visible(timeout=IN_STATE)
 
-    with late_flower.opened(browser, f"/workflows/{earlier.correlation_id}") as page:
-        expect(page.get_by_text("kept")).to_be_visible()
-        expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
+            with flower_pages(made, name="again", port=first.port) as second:
+                assert second.address == first.address
+                assert not second.get(f"/task/{handle.correlation_id}.0").ok
+                expect(page.locator("#wf-late")).to_have_count(0, timeout=IN_STATE)
+                page.get_by_label("Answer", exact=True).fill("Cats!")
+                page.get_by_role("button", name="Answer").click()
+                shows(page, "completed")
+                page.reload()
+                expect(page.get_by_text("kept")).to_be_visible()
+                expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_texts_can_be_read(
+    flower: FlowerPages, browser: Browser, gate: Path, scheme: Literal["light", "dark"]
+) -> None:
+    """In the night shift as by day: every state, text and error stands out from what is behind it."""
+    block = for_each(FunctionSpec("count_words", {"path": str(gate)}), over=["one", "unreadable"], step_id="readings")
+    parked = flower.dispatch(say("first", step_id="begin"), block, say("last"), correlation_id=f"{scheme}-parked")
+    asks = flower.dispatch(ActivitySpec("chief", PROMPT), correlation_id=f"{scheme}-asks")
+    is_in(parked, "parked")
+    is_in(asks, "suspended")
+
+    for name, path in {
+        "list": f"?prefix={scheme}-", "parked": f"/{parked.correlation_id}", "approval": f"/{asks.correlation_id}",
+    }.items():  # fmt: skip
+        with flower.opened(browser, f"/workflows{path}", color_scheme=scheme) as page:
+            if name != "list":
+                expect(page.locator("#wf-happened tr")).not_to_have_count(0)
+            picture(page, f"{scheme}-{name}")
+            page.evaluate(BADGES, ["planned", "held", *STATES])
+            assert faint_texts(page, ".wf-page") == []
+    assert asks.cancel_sync()
+
+
+@pytest.mark.skipif(not (FLOWERS / "static/js/theme.js").exists(), reason="this Flower has no switch")
+def test_flowers_own_switch_of_colours_counts(flower: FlowerPages, browser: Browser) -> None:
+    """Whoever has chosen dark for Flower does not get a white page of ours."""
+    with flower.opened(browser, color_scheme="light") as page:
+        card = page.get_by_role("region", name="Workflows")
+        colours = list[str]()
+        for choice in ("Light", "Dark", "Light"):
+            page.get_by_role("button", name="Select theme").click()
+            page.get_by_role("button", name=choice, exact=True).click()
+            expect(page.locator("html")).to_have_attribute("data-bs-theme", choice.lower())
+            page.reload()
+            colours.append(card.evaluate("card => getComputedStyle(card).backgroundColor"))
+            assert faint_texts(page, ".wf-page") == []
+
+    light, dark, again = colours
+    assert light == again != dark
 
 
 def test_whoever_has_not_signed_in_sees_nothing(flower: FlowerPages) -> None:

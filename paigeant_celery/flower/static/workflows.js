@@ -50,7 +50,8 @@
     function happened(data) {
         var body = document.getElementById("wf-happened");
         var row = element("tr");
-        var fields = Object.keys(data.fields).map(function (name) { return name + "=" + data.fields[name]; });
+        var told = Object.keys(data.fields).filter(function (name) { return data.fields[name] !== ""; });
+        var fields = told.map(function (name) { return name + "=" + data.fields[name]; });
         row.appendChild(element("td", "", new Date(data.at).toISOString().replace("T", " ").slice(0, 23)));
         row.appendChild(element("td", "", data.type));
         row.appendChild(element("td", "", data.path || data.hop));

@@ -29,7 +29,7 @@ def status(**known: Any) -> WorkflowStatus:
     [
         ({}, []),
         ({"ahead": 0}, []),
-        ({"ahead": 1200}, ["about 1,200 messages of its queue are before it"]),
+        ({"ahead": 1200}, ["about 1,200 messages are ahead of it in its queue"]),
         ({"last_failure": ERROR}, ["its last attempt failed with ValueError: nougat"]),
         ({"state": "running", "last_failure": ERROR}, []),
         (
@@ -38,7 +38,7 @@ def status(**known: Any) -> WorkflowStatus:
         ),
         (
             {"state": "running", "runner": Runner(host="box", pid=7, since=NOW, lapsed_at=NOW)},
-            [f"it ran in process 7 on box since {AT}; its lease is over since {AT}"],
+            [f"it ran in process 7 on box since {AT}; its lease ended at {AT}"],
         ),
     ],
     ids=["nothing", "next", "ahead", "failed", "runs again", "runs", "lost"],
