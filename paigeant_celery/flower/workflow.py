@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from tornado.web import HTTPError, authenticated
 
 from paigeant_celery.client.readings import WorkflowStatus
+from paigeant_celery.client.stuck import lost_in
 from paigeant_celery.flower import words
 from paigeant_celery.flower.base import Page
 from paigeant_celery.flower.reading import Reading, output_at, read_workflow
@@ -29,6 +31,7 @@ DONE = {
     "unknown_wait": "Nothing waits for this answer any more. It does not count.",
 }
 REFUSED = frozenset({"ended", "not_parked", "answered", "late", "unknown_wait"})
+MOST_LOST = 3  # branches that are told to have lost their process
 WHOLE = 256 * 1024  # characters of an output on its page
 
 
@@ -102,6 +105,7 @@ def standing(status: WorkflowStatus, *, content: bool) -> Iterator[str]:
     """Say who runs the current step, or what is before it; what an error says only if `content` may be seen."""
     if status.runner is not None:
         yield f"it {status.runner.told}"
+    yield from islice(lost_in(status.branches), MOST_LOST)
     if status.ahead:
         yield f"about {status.ahead:,} messages are ahead of it in its queue"
     if status.last_failure is not None and status.state == "queued":
