@@ -2500,9 +2500,8 @@ LONG_SOUGHT = {
 # 600 examples hardly ever have them.
 HARDLY_MET = {
     "a join between the last look and the suspension is lost", "a join that cannot be met any more is not missed",
-    "a block is joined twice",
-    "a held branch is never opened", "a parked branch keeps its place", "a redriven branch is not counted",
-    "a branch stands at its first hop for ever", "a loser still writes",
+    "a block is joined twice", "a held branch is never opened", "a parked branch keeps its place",
+    "a redriven branch is not counted", "a branch stands at its first hop for ever", "a loser still writes",
     "a branch of a workflow that has ended goes on", "a workflow whose branches are all parked seems to go on",
     "more branches go on than may",
     "a call counts each time it is recorded", "a step counts beside its calls",

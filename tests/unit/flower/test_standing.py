@@ -34,7 +34,7 @@ def branch(number: int, lapsed_at: datetime | None = None) -> BranchStatus:
     [
         ({}, []),
         ({"ahead": 0}, []),
-        ({"ahead": 1200}, ["about 1,200 messages of its queue are before it"]),
+        ({"ahead": 1200}, ["about 1,200 messages are ahead of it in its queue"]),
         ({"last_failure": ERROR}, ["its last attempt failed with ValueError: nougat"]),
         ({"state": "running", "last_failure": ERROR}, []),
         (
