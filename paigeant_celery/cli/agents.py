@@ -20,6 +20,7 @@ __all__ = ["agents"]
 
 @command()
 @click.option(
+    "-t",
     "--timeout",
     default=1.0,
     type=SECONDS,

@@ -18,6 +18,7 @@ ORDER = ("error", "warning", "fine")
 
 @command()
 @click.option(
+    "-t",
     "--timeout",
     default=1.0,
     type=SECONDS,

@@ -108,7 +108,7 @@ def _advice(transport: CeleryTransport) -> Iterator[Finding]:
             case Found(text=text):
                 yield Finding(level="fine", about="broker", text=text)
             case Recommended():
-                text = f"{each.reason}; set {each.setting} = {each.value}"
+                text = f"set {each.setting} = {each.value}: {each.reason}"
                 yield Finding(level="warning", about="broker", text=text)
             case Faster():
                 text = f"{each.reason}; pip install '{each.install}'"

@@ -20,24 +20,23 @@ __all__ = ["activities"]
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
-    from paigeant_celery.worker.serving import banner
+    from paigeant_celery.worker.serving import listing
 
     transport = transport_of_app(context)
     load(context, include)
-    tell(_served(transport), [banner(transport)])
+    tell(_loaded(transport), [listing(transport)])
 
 
-def _served(transport: CeleryTransport) -> dict[str, object]:
+def _loaded(transport: CeleryTransport) -> dict[str, object]:
     from paigeant_celery.activities.registry import registry
-    from paigeant_celery.worker.serving import queue_names, served_activities
+    from paigeant_celery.worker.serving import loaded_activities, queue_names
 
-    served = served_activities(transport)
     return {
         "mode": transport.mode,
         "store": transport.store_address,
         "activities": [
             {"name": name, "kind": activity.kind, "queue": queue_names(transport, name)[0]}
-            for name, activity in sorted(served.items())
+            for name, activity in sorted(loaded_activities(transport).items())
         ],
         "nameless": list(registry.nameless()),
     }

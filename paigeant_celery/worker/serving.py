@@ -6,8 +6,9 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 
 from kombu.entity import Queue
 
@@ -33,6 +34,8 @@ from paigeant_celery.worker.task import HopTask
 __all__ = [
     "banner",
     "is_to_serve",
+    "listing",
+    "loaded_activities",
     "longest_step",
     "printable",
     "queue_names",
@@ -118,6 +121,12 @@ def served_activities(transport: CeleryTransport, selection: Selection = NO_SELE
     return {name: registry.get(name) for name in _served_names(transport, selection)}
 
 
+def loaded_activities(transport: CeleryTransport) -> dict[str, Activity]:
+    """Return the activities that are loaded, whoever serves them; what is built in is among them if any is."""
+    names = registry.names()
+    return {name: registry.get(name) for name in (*names, *(registry.built_in if names else ()))}
+
+
 def takes_no_other(transport: CeleryTransport, selection: Selection) -> bool:
     """Say whether a worker takes messages from no queue besides those of activities."""
     return _consume(transport, selection) == "only"
@@ -153,21 +162,23 @@ def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> flo
 def banner(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> str:
     """Return what a worker prints at its start."""
     served = served_activities(transport, selection)
-    lines = [f"[paigeant_celery] mode: {transport.mode}, store: {transport.store_address}"]
-    lines += _about_defaults(transport)
-    lines += [
-        f"  . {name} ({activity.kind}) from {_source(transport, name, selection)}"
-        for name, activity in sorted(served.items(), key=_rank)
-    ]
-    lines += [
-        f"  . an agent or a task made at {place} has no name and is not served; pass `name=` to it"
-        for place in registry.nameless()
-    ]
+    lines = _lines(transport, served, partial(_source, transport, selection=selection))
     if not served:
         lines.append(f"  . no activity is served{_why_none(transport, selection)}")
     elif takes_no_other(transport, selection):
         by_default = "" if transport.settings.consume_is_set else " by default"
         lines.append(f"  . no other queue is served, as `paigeant_consume` is 'only'{by_default}")
+    return "\n".join(lines)
+
+
+def listing(transport: CeleryTransport) -> str:
+    """Return what is loaded, also what a worker with these settings does not serve: it may have others."""
+    loaded, served = loaded_activities(transport), served_activities(transport)
+    if loaded.keys() <= served.keys():
+        return banner(transport)
+    lines = _lines(transport, loaded, lambda name: queue_names(transport, name)[0])
+    which = f"{', '.join(sorted(served))} alone" if served else "none of them"
+    lines.append(f"  . a worker with the settings of this shell serves {which}, as `paigeant_consume` says")
     return "\n".join(lines)
 
 
@@ -217,6 +228,20 @@ def _takes(transport: CeleryTransport, queue: str, selection: Selection) -> bool
     if transport.names.activity(queue) in registry.built_in:
         return True  # asked only if it is served
     return _consume(transport, selection) is not None or queue in (selection.chosen or ())
+
+
+def _lines(transport: CeleryTransport, activities: Mapping[str, Activity], source: Callable[[str], str]) -> list[str]:
+    """Return the mode, the store, the activities with their queues, and what has no name."""
+    lines = [f"[paigeant_celery] mode: {transport.mode}, store: {transport.store_address}"]
+    lines += _about_defaults(transport)
+    lines += [
+        f"  . {name} ({activity.kind}) from {source(name)}" for name, activity in sorted(activities.items(), key=_rank)
+    ]
+    lines += [
+        f"  . an agent or a task made at {place} has no name and is not served; pass `name=` to it"
+        for place in registry.nameless()
+    ]
+    return lines
 
 
 def _rank(served: tuple[str, Activity]) -> tuple[bool, str]:

@@ -147,6 +147,9 @@ def test_a_list_is_filtered_by_age(orders: WorkflowHarness) -> None:
     [
         ["agents", "--timeout"],
         ["check", "--timeout"],
+        ["agents", "-t"],
+        ["check", "-t"],
+        ["ready", "-t"],
         ["ready", "--timeout"],
         ["ready", "--silence"],
         ["result", "order-1", "--timeout"],

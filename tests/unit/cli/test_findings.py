@@ -113,3 +113,10 @@ def test_a_mode_that_promises_little_is_worth_a_warning(transport: CeleryTranspo
 
     assert mode.level == "warning"
     assert "set `paigeant_store_url`" in mode.text
+
+
+def test_advice_names_the_setting_before_its_number(transport: CeleryTransport) -> None:
+    """A line that began with "4 lets messages wait" would leave a reader asking which four."""
+    said = texts(list(findings._advice(transport)), "warning")
+
+    assert "set worker_prefetch_multiplier = 1: 4 lets messages wait in a busy worker while others are idle" in said

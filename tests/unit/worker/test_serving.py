@@ -18,7 +18,15 @@ from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import BoundBroker
 from paigeant_celery.worker.selection import Selection
-from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities, start_checks
+from paigeant_celery.worker.serving import (
+    banner,
+    is_to_serve,
+    listing,
+    printable,
+    queues_of,
+    served_activities,
+    start_checks,
+)
 
 EVERYTHING = Selection()
 FLOWS = ["paigeant._flow"]
@@ -72,6 +80,33 @@ def test_a_worker_that_serves_nothing_says_who_asked_for_that(
     assert banner(transport, selection).splitlines()[1:] == [f"  . no activity is served{said}"]
     assert (served_activities(transport, selection), is_to_serve(transport, selection)) == ({}, False)
     assert len(held) == 2
+
+
+@pytest.mark.parametrize(("consume", "which"), [("no", "none of them"), (("critic",), "_flow, critic alone")])
+def test_a_shell_lists_what_is_loaded_although_its_own_settings_serve_less(
+    transport_with: Callable[..., CeleryTransport], consume: object, which: str
+) -> None:
+    """The worker has its `paigeant_consume` from its own environment, which the shell of an operator has not."""
+    held = [activity(name="writer")(lambda: 1), activity(name="critic", queue="slow")(lambda: 1)]
+
+    assert listing(transport_with(paigeant_consume=consume)).splitlines()[1:] == [
+        "  . critic (function) from slow",
+        "  . writer (function) from paigeant.writer",
+        FLOW,
+        f"  . a worker with the settings of this shell serves {which}, as `paigeant_consume` says",
+    ]
+    assert len(held) == 2
+
+
+def test_a_shell_whose_settings_serve_all_lists_what_a_worker_prints(
+    transport_with: Callable[..., CeleryTransport],
+) -> None:
+    """There is nothing to add, and nothing is loaded that a module would have to be named for."""
+    held = activity(name="writer")(lambda: 1)
+
+    for settings in ({}, {"paigeant_consume": "only"}):
+        assert listing(transport_with(**settings)) == banner(transport_with(**settings))
+    assert held.name == "writer"
 
 
 def test_a_worker_without_modules_is_told_to_name_some(transport_with: Callable[..., CeleryTransport]) -> None:
