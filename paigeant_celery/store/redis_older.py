@@ -28,8 +28,10 @@ def list_older(server: Server) -> bool:
     found = int(format_) if (format_ or "").isdecimal() else 0
     if listed == str(found) or found > server.limits.format:
         return bool(listed == str(found))
+    if not found and listed == str(server.limits.format):
+        return True  # no worker has ever begun, and no older version has dispatched anything
     if not found and not server.ask(lambda c: c.redis.exists(f"{server.prefix}:due"), about="due"):
-        return True  # no worker has ever begun, and no workflow waits for one
+        return True  # nor has any version
     run = f"{found}:{_server_run(server)}:"
     cursor = _list_some(server, _cursor_in(place or "", run))
     is_older = 0 < found < server.limits.format

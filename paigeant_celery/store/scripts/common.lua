@@ -132,10 +132,12 @@ local function int(number) return string.format('%.0f', number) end
 local newest = tonumber(redis.pcall('HGET', meta, 'format')) or 0
 local is_outdated = newest > FORMAT
 local function outdated() return redis.error_reply('FORMAT ' .. int(newest)) end
--- Whatever older ones have recorded until then is to be listed, unless nobody has ever recorded anything.
+-- Whatever older ones have recorded until then is to be listed, unless nobody had ever recorded anything before a version
+-- with a list did, or now.
 local function raise_format()
   if newest >= FORMAT then return end
-  local is_new = redis.pcall('HEXISTS', meta, 'format') == 0 and redis.call('EXISTS', due) == 0
+  local format, listed = unpack(redis.call('HMGET', meta, 'format', 'listed'))
+  local is_new = not format and (listed == int(FORMAT) or redis.call('EXISTS', due) == 0)
   redis.call('HSET', meta, 'format', FORMAT)
   redis.call('HDEL', meta, 'listed', 'listing')
   if is_new then redis.call('HSET', meta, 'listed', FORMAT) end

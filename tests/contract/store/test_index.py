@@ -55,10 +55,13 @@ ENVELOPE = '{"slip": {"itinerary": [%s]}, "more": "%s"}'
 def start_older(on_redis: RedisBench, *names: str, size: int = 0) -> None:
     """Record workflows as a version without a list does."""
     step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
+    listed = meta(on_redis, "listed")
     for name in names:
         first = replace(hop(f"{name}.0", envelope=ENVELOPE % (step, "x" * size)), activity="", step_id="")
         on_redis.raw.start(NewWorkflow(correlation_id=name, content="c", hop=first))
     on_redis.client.delete(on_redis.key("index"))
+    if listed is None:
+        on_redis.client.hdel(on_redis.key("meta"), "listed")
 
 
 def all_listed(on_redis: RedisBench) -> list[str]:
@@ -82,6 +85,37 @@ def test_no_keys_are_looked_through_on_a_new_store(on_redis: RedisBench) -> None
     on_redis.raw.raise_format()
 
     assert (meta(on_redis, "listed"), meta(on_redis, "listing")) == (str(LIMITS.format), None)
+
+
+@pytest.mark.parametrize("begin", ["raise_format", "sweep", "claim"])
+def test_no_keys_are_looked_through_where_the_first_dispatch_came_before_the_first_worker(
+    on_redis: RedisBench, begin: str
+) -> None:
+    """A web process often starts first, and its pages are complete from the first one on."""
+    start(on_redis, "w")
+    assert on_redis.raw.list_older()
+
+    if begin == "raise_format":
+        on_redis.raw.raise_format()
+    elif begin == "sweep":
+        on_redis.raw.sweep(host="there")
+    else:
+        on_redis.raw.claim(claim("w.0"))
+
+    assert (meta(on_redis, "listed"), meta(on_redis, "listing")) == (str(LIMITS.format), None)
+    assert on_redis.raw.list_older()
+
+
+def test_what_an_older_program_dispatched_to_a_new_store_is_listed(on_redis: RedisBench) -> None:
+    """It came before the first worker, and before the first program that lists what it dispatches."""
+    start_older(on_redis, "old")
+    on_redis.raw.start(NewWorkflow(correlation_id="w", content="c", hop=hop("w.0")))
+    on_redis.raw.raise_format()
+
+    while not on_redis.raw.list_older():
+        pass
+
+    assert all_listed(on_redis) == ["old", "w"]
 
 
 def test_what_older_workers_record_after_somebody_looked_is_listed_as_well(on_redis: RedisBench) -> None:

@@ -262,7 +262,7 @@ def test_workflows_of_older_versions_are_added_once(on_redis: RedisBench) -> Non
     step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
     envelope = f'{{"slip": {{"itinerary": [{step}]}}}}'
     on_redis.raw.start(NewWorkflow(correlation_id="old", content="c", hop=hop("old.0", envelope=envelope)))
-    on_redis.client.delete(on_redis.key("index"))
+    on_redis.client.delete(on_redis.key("index"), on_redis.key("meta"))
 
     while not on_redis.raw.list_older():
         pass
