@@ -467,10 +467,11 @@ class MemoryStore:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
             self._records.served |= dict.fromkeys(served, now)
+            makes_pass = bool(queues) or protocol.may_pass(self._sweeping, now=now, pace=self._pace)
             found = Round(records=self._records, pace=self._pace, limits=self._limits, now=now)
             for owner in dead:
                 found.lapse(owner, "owner_gone")
-            if queues or protocol.may_pass(self._sweeping, now=now, pace=self._pace):
+            if makes_pass:
                 self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
                 if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
                     found.lapse_all()
@@ -486,6 +487,16 @@ class MemoryStore:
                 queues=tuple(found.asked),
                 full=found.is_full,
                 woken=frozenset(found.woken),
+                made_pass=makes_pass,
+            )
+
+    def look_over(self) -> None:
+        """Forget times and served queues of long ago."""
+        with self._transaction() as now:
+            kept, served = (self._limits.day * days for days in (self._limits.days_kept, self._limits.days_served))
+            self._records.forget(
+                times_before=(now - timedelta(milliseconds=kept)).date(),
+                served_before=now - timedelta(milliseconds=served),
             )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:

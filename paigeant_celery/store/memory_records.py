@@ -168,6 +168,11 @@ class Records:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
 
+    def forget(self, *, times_before: date, served_before: datetime) -> None:
+        """Forget times of earlier days, and queues that nobody has served for so long."""
+        self.times = Counter({key: count for key, count in self.times.items() if key[0] >= times_before})
+        self.served = {queue: at for queue, at in self.served.items() if at > served_before}
+
     def copied_size(self, new: NewWorkflow) -> int:
         """Return how many bytes a workflow would copy from the one that it is a fork of."""
         given = self.workflows[new.origin.workflow].blobs if new.origin is not None else {}

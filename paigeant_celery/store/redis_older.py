@@ -1,4 +1,4 @@
-"""Workflows on Redis that versions without a list have recorded: they are listed bit by bit."""
+"""What keeps the list of workflows on Redis right, bit by bit; also workflows that versions without a list recorded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import is_correlation_id
 from paigeant_celery.store.redis_client import Client, Reply, Server
 
-__all__ = ["list_older", "step_in"]
+__all__ = ["list_older", "look_over", "step_in"]
 
 AT_ONCE = 100  # workflows that one script lists, and that are enough for one call
 SCANS = 10  # of one call
 KEYS = 500  # that one of them looks at, about
+LOOKS = 10  # of one call, if there is more to remove than one script does
+
+
+def look_over(server: Server) -> None:
+    """Put some of the list right, remove what has expired, and list some that older versions have recorded."""
+    for _ in range(LOOKS):
+        is_cut, is_incomplete = server.run_leniently("look_over", about="index")
+        if not is_cut:
+            break
+    if is_incomplete:
+        list_older(server)
 
 
 def list_older(server: Server) -> bool:

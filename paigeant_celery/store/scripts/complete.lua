@@ -76,7 +76,7 @@ close_hop(hop, owner, 'done', open)
 if above then redis.call('UNLINK', journal_key(hop)) end -- nobody reads it any more, and there are as many as branches
 stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
-note_time(activity, 'r', claimed_at)
+note_time(activity, 'r', claimed_at, #gone_waits > 0)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1
 if above then
@@ -98,4 +98,5 @@ else
   add_event(workflow, 'type', 'workflow_completed', 'hop', hop)
   leave_at(workflow, 'c', expire(workflow, ttl))
 end
+drop_gone()
 return sends

@@ -53,6 +53,15 @@ local function in_lots(command, key, texts)
   end
 end
 
+-- Texts of waits that are open no longer. They go with the next listing of a workflow, or at the end of the script.
+local gone_waits = {}
+
+local function drop_gone()
+  if #gone_waits == 0 then return end
+  in_lots('ZREM', index, gone_waits)
+  gone_waits = {}
+end
+
 -- List workflows as they are now, in place of what they were: what is left out stays. Each is {workflow, state, activity,
 -- step, created_at}; the time of one that is new is looked up. Returns the texts as what they are listed.
 local function list_all(changes)
@@ -71,6 +80,8 @@ local function list_all(changes)
           add_texts(gone, before)
           -- It has expired, and another one has its id.
           if OF_ENDED[before.state] then redis.pcall('ZREM', ended, before.text) end
+          for _, text in ipairs(gone_waits) do gone[#gone + 1] = text end
+          gone_waits = {}
         end
         local texts = {}
         add_texts(texts, new)
@@ -177,45 +188,19 @@ local function add_waits(texts, hop, tokens)
   end
 end
 
-local function unlist_waits(hop, tokens)
-  local texts = {}
-  add_waits(texts, hop, tokens)
-  in_lots('ZREM', index, texts)
-end
-
--- Look at some of what is listed, after what was looked at last: an older version may have changed a record, or the server
--- may have lost it. So whatever is wrong is put right, even if nobody reads the list.
-local function look_over(most)
-  local after = redis.pcall('HGET', meta, 'looked_over')
-  local from = type(after) == 'string' and after ~= '' and '(' .. after or '[i'
-  local texts = redis.pcall('ZRANGEBYLEX', index, from, '(o', 'LIMIT', 0, most) -- those by id, and of waits
-  if #texts == 0 and from == '[i' then return end
-  -- First of all: if one of them stops this pass, the next one looks at others.
-  redis.pcall('HSET', meta, 'looked_over', #texts == most and texts[#texts] or '')
-  for _, text in ipairs(texts) do
-    local listed = listing_in(text)
-    local behind = text:match('^n[^%z]*%z(.*)$')
-    local token = behind and behind:sub(AGE + 1)
-    if listed and redis.call('EXISTS', wf_key(listed.workflow)) == 0 then
-      unlist(listed)
-    elseif listed then
-      leave_with(relist(listed.workflow) or nil)
-    elseif token then
-      local is_open = redis.pcall('HGET', hop_key(token:match('^[^~]*')), ':state:' .. token)
-      if is_open ~= 'open' then redis.pcall('ZREM', index, text) end
-    end
-  end
-end
+-- Have some waits leave the list (drop_gone).
+local function unlist_waits(hop, tokens) add_waits(gone_waits, hop, tokens) end
 
 -- Times, in buckets: the first one is up to 10 ms, each next one up to twice as much. They are kept by day, as
--- activity:q(ueued)|r(un):bucket.
-local function note_time(activity, what, since)
+-- activity:q(ueued)|r(un):bucket. A script that has much else to list may leave it to others that the day is given its end:
+-- each claim does it that is the first one of its bucket.
+local function note_time(activity, what, since, is_busy)
   local passed = tonumber(since or nil)
   if not activity or activity == '' or not passed then return end
   local bucket, most = 0, 10
   while bucket < MOST_BUCKETS and now - passed > most do bucket, most = bucket + 1, most * 2 end
   local key = prefix .. ':times:' .. int(math.floor(now / DAY))
-  if redis.pcall('HINCRBY', key, activity .. ':' .. what .. ':' .. bucket, 1) == 1 then
+  if redis.pcall('HINCRBY', key, activity .. ':' .. what .. ':' .. bucket, 1) == 1 and not is_busy then
     redis.pcall('PEXPIRE', key, int(DAY * (DAYS_KEPT + 1)))
   end
 end

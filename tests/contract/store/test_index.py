@@ -144,8 +144,7 @@ def test_what_an_older_version_recorded_after_a_rollback_is_listed(on_redis: Red
         if how == "asked":
             on_redis.raw.list_older()
         else:
-            on_redis.client.hdel(on_redis.key("meta"), "swept_at")
-            on_redis.raw.sweep(host="there")
+            on_redis.raw.look_over()
 
     assert all_listed(on_redis) == ["w"]
     assert meta(on_redis, "listed") == str(LIMITS.format)
@@ -182,8 +181,7 @@ def test_older_ones_are_listed_bit_by_bit_by_whoever_comes(on_redis: RedisBench)
         if len(sizes) % 2:
             on_redis.raw.list_older()
         else:
-            on_redis.client.hdel(on_redis.key("meta"), "swept_at")
-            on_redis.raw.sweep(host="there")
+            on_redis.raw.look_over()
         sizes.append(on_redis.client.zcount(on_redis.key("index"), 0, 0) // 3)
 
     assert sizes[-1] == len(names)
