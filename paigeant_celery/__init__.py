@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
+    from paigeant_celery.client.document_forks import ForkedWorkflow, fork_workflow, fork_workflow_sync
     from paigeant_celery.client.documents import (
         diff_documents,
         dispatch_document,
@@ -152,6 +153,7 @@ _HOME = {
     "ExecutedStep": "core.slip",
     "Failure": "core.flow",
     "Finding": "core.document_errors",
+    "ForkedWorkflow": "client.document_forks",
     "Frame": "core.causes",
     "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.steps",
@@ -238,6 +240,8 @@ _HOME = {
     "export_document": "client.documents",
     "export_document_sync": "client.documents",
     "for_each": "core.block_steps",
+    "fork_workflow": "client.document_forks",
+    "fork_workflow_sync": "client.document_forks",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "worker.install",
@@ -281,6 +285,7 @@ __all__ = [
     "ExecutedStep",
     "Failure",
     "Finding",
+    "ForkedWorkflow",
     "Frame",
     "FunctionActivity",
     "FunctionSpec",
@@ -367,6 +372,8 @@ __all__ = [
     "export_document",
     "export_document_sync",
     "for_each",
+    "fork_workflow",
+    "fork_workflow_sync",
     "get_transport",
     "idempotency_key",
     "install",

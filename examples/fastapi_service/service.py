@@ -24,9 +24,9 @@ from paigeant_celery import (
     InvalidInput,
     NotPublished,
     PaigeantError,
+    TransientError,
     UnknownWait,
     UnknownWorkflow,
-    Unreachable,
     WorkflowConflict,
     WorkflowDispatcher,
     WorkflowError,
@@ -50,7 +50,7 @@ REFUSED: dict[type[PaigeantError] | type[TimeoutError], int] = {
     WorkflowError: 409,  # there is no result, because it failed, is parked or was cancelled
     TimeoutError: 409,  # there is none yet
     InvalidInput: 422,
-    Unreachable: 503,
+    TransientError: 503,  # store or broker is away; a dispatch says so as `NotRecorded`, all else as `Unreachable`
 }
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]

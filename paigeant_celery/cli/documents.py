@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paigeant_celery.core.document_errors import Finding
     from paigeant_celery.core.slip_document import SlipDocument
 
-__all__ = ["diff", "export", "import_", "lint", "named", "of_document", "text_of"]
+__all__ = ["changed", "diff", "export", "import_", "lint", "named", "of_document", "text_of"]
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def diff(context: click.Context, before: str, after: str) -> None:
 
     old, new = (of_document(partial(_document_at, context, each), about=named(each)) for each in (before, after))
     changes = diff_documents(old, new)
-    tell({"changes": changes}, _changes(changes) or ["nothing differs"], end=Exit.FAILED if changes else Exit.FINE)
+    tell({"changes": changes}, changed(changes) or ["nothing differs"], end=Exit.FAILED if changes else Exit.FINE)
 
 
 @command("import")
@@ -85,7 +85,7 @@ def import_(context: click.Context, correlation_id: str, file: str, by: str) -> 
     text, transport = text_of(file), transport_of_app(context)
     done = of_document(lambda: edit_workflow_sync(correlation_id, text, transport, by=by), about=named(file))
     lines = [
-        *_changes(done.changes),
+        *changed(done.changes),
         f"workflow {correlation_id} has these steps to come now; retry it, or answer what it waits for",
     ]
     if done.restarts:
@@ -135,7 +135,8 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
     return [shown(str(finding)) for finding in findings]
 
 
-def _changes(changes: Sequence[DocumentChange]) -> list[str]:
+def changed(changes: Sequence[DocumentChange]) -> list[str]:
+    """Return a line for each change of a document."""
     return list(_change_lines(changes))
 
 

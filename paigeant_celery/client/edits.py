@@ -10,20 +10,20 @@ from typing import assert_never
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Transport
-from paigeant_celery.client.checks import check_blocks, check_queues, checked_envelope, checked_steps, files_apart
+from paigeant_celery.client.checks import check_blocks, check_queues, checked_envelope, files_apart
 from paigeant_celery.client.dispatch import given_transport
-from paigeant_celery.client.documents import known_anywhere, recorded, written
+from paigeant_celery.client.known import known_anywhere
+from paigeant_celery.client.steps_to_come import steps_to_come
+from paigeant_celery.client.written import recorded, written
 from paigeant_celery.core.document_changes import DocumentChange, diff
 from paigeant_celery.core.document_errors import EditRefused, Finding, InvalidDocument
-from paigeant_celery.core.document_steps import StepOfDocument, made
 from paigeant_celery.core.documents import Given, SlipDocument, read_document, revision_of
-from paigeant_celery.core.errors import InvalidInput, StoreRequired, UnknownWorkflow
+from paigeant_celery.core.errors import StoreRequired, UnknownWorkflow
 from paigeant_celery.core.hops import NotEdited
-from paigeant_celery.core.lint import in_document, lint
+from paigeant_celery.core.kept import check_kept, origin_of, unkept_steps
+from paigeant_celery.core.lint import lint, told_in_document
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
-from paigeant_celery.core.names import inserting_place
 from paigeant_celery.core.pages import paged
-from paigeant_celery.core.slip import Step, name_steps
 from paigeant_celery.core.wait_inputs import checked_by
 from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.pages import all_opened
@@ -85,10 +85,10 @@ class _Editing:
     def edit(self, by: str) -> EditedWorkflow:
         self._check_state()
         whole = all_opened(self._store, reread(self._record.envelope))
-        now = written(self._store, self._record, whole, outputs=False)
-        if faults := list(_not_editable(now, self._given)):
-            raise InvalidDocument.of(faults)
-        message, blobs = self._edited(whole)
+        ran = executed_of(self._store, whole.correlation_id, whole.slip)
+        now = written(self._store, self._record, whole, ran, outputs=False)
+        check_kept(now, self._given, _not_editable(now, self._given))
+        message, blobs = self._edited(whole, [record.step_id for record in ran])
         before = whole.slip.itinerary
         if message.slip.itinerary == before:
             return self._told(now, self._digest, restarts=False)
@@ -116,14 +116,8 @@ class _Editing:
 
     def _check_state(self) -> None:
         """Refuse what the store would refuse, with what a person can do about it."""
-        record, origin = self._record, self._given.workflow
-        revision = revision_of(self._digest)
-        if origin is None:
-            text, remedy = "is missing, so nobody knows which state was edited", "export the workflow and edit that"
-            raise InvalidDocument("invalid_document", "workflow", text, remedy)
-        if origin.correlation_id != record.correlation_id:
-            text = f"the document was exported from workflow {origin.correlation_id!r}"
-            raise InvalidDocument("invalid_document", "workflow.correlation_id", text, "name that, or export this one")
+        record, revision = self._record, revision_of(self._digest)
+        origin = origin_of(self._given, record.correlation_id)
         if record.state not in ("running", "parked"):
             raise _refused("ended", record.correlation_id)
         if origin.revision != revision:
@@ -136,43 +130,25 @@ class _Editing:
         if record.state != "parked" and not record.suspended:
             raise _refused("goes_on", record.correlation_id)
 
-    def _edited(self, whole: PaigeantMessage) -> tuple[PaigeantMessage, Mapping[str, str]]:
+    def _edited(self, whole: PaigeantMessage, ran: Sequence[str]) -> tuple[PaigeantMessage, Mapping[str, str]]:
         """Return the message with the steps of the document, checked, and the files that the store must hold."""
         remaining = self._given.remaining
-        try:
-            steps = self._steps(whole, [step for _, step in remaining])
-            slip = whole.slip.model_copy(update={"itinerary": steps, "later": None})
+        added_by = {step.step_id or "": step.added_by for step in whole.slip.itinerary}
+        with told_in_document(remaining):
+            steps = steps_to_come(remaining, ran=ran, added_by=added_by)
+            check_blocks(steps, "itinerary", ran, self._transport.settings.max_branches)
+            slip = whole.slip.model_copy(update={"itinerary": tuple(steps), "later": None})
             message = whole.moved(slip, now=whole.sent_at)
             check_queues(message, self._transport)
             return files_apart(message, self._transport)
-        except InvalidInput as error:
-            path = in_document(remaining, error.path)
-            raise InvalidDocument.of([Finding(error.reason, path, error.text)]) from error
-
-    def _steps(self, whole: PaigeantMessage, given: Sequence[StepOfDocument]) -> tuple[Step, ...]:
-        ran = executed_of(self._store, whole.correlation_id, whole.slip)
-        earlier = [record.step_id for record in ran]
-        named = name_steps(made(given), taken=earlier)
-        known = {step.step_id: step for step in whole.slip.itinerary}
-        for index, step in enumerate(named):
-            path, step_id = f"itinerary[{index}].step_id", step.step_id or ""
-            if step_id in earlier:
-                raise InvalidInput(
-                    "duplicate_step_id", path, f"{step_id!r} is that of a step that has run; give another"
-                )
-            place = inserting_place(step_id)
-            if step_id not in known and place is not None and place >= whole.slip.ran:
-                text = f"{step_id!r} is as steps are called that agents insert; give another"
-                raise InvalidInput("duplicate_step_id", path, text)
-        steps = checked_steps("itinerary", named)
-        check_blocks(steps, "itinerary", earlier, self._transport.settings.max_branches)
-        return tuple(_added_as_before(step, known.get(step.step_id)) for step in steps)
 
 
 def _refused(why: NotEdited, correlation_id: str) -> EditRefused:
     match why:
         case "ended":
-            return EditRefused("workflow_ended", correlation_id, "it has ended; fork it, or run the document")
+            return EditRefused(
+                "workflow_ended", correlation_id, "it has ended; fork it with the document, or run that anew"
+            )
         case "goes_on":
             text = "it goes on, and a worker may have its message; wait until it is parked or suspended, or fork it"
             return EditRefused("workflow_goes_on", correlation_id, text)
@@ -185,32 +161,14 @@ def _refused(why: NotEdited, correlation_id: str) -> EditRefused:
     assert_never(why)
 
 
-def _added_as_before(step: Step, before: Step | None) -> Step:
-    added_by = before.added_by if before is not None else None
-    return step if step.added_by == added_by else step.model_copy(update={"added_by": added_by})
-
-
 def _not_editable(now: SlipDocument, given: SlipDocument) -> Iterator[Finding]:
-    """Yield what a document has changed besides the steps to come."""
-    text, remedy = "only the steps to come can be edited", "leave it as it was exported, or run the document anew"
-    for name in ("variables", "deadline", "stream", "usage_limits", "registered_activities"):
-        if getattr(now, name) != getattr(given, name):
-            yield Finding("invalid_document", name, text, remedy)
-    if given.start_at is not None or given.correlation_id is not None:
-        name = "start_at" if given.start_at is not None else "correlation_id"
-        yield Finding("invalid_document", name, "the workflow has been dispatched", "leave it out")
+    """Yield what is wrong with the steps of a document, before it is looked at what those to come ask for."""
     ran = [step for step in now.itinerary if step.ran is not None]
-    for index, step in enumerate(ran):
-        same = index < len(given.itinerary) and _without_course(given.itinerary[index]) == _without_course(step)
-        if not same or given.itinerary[index].ran is None:
-            told = f"step {step.step_id!r} has run, and stands here"
-            yield Finding("invalid_document", f"itinerary[{index}]", told, "leave it as it was exported, or fork at it")
-    for index, step in list(enumerate(given.itinerary))[len(ran) :]:
-        if step.ran is not None:
+    yield from unkept_steps(ran, given.itinerary[: len(ran)])
+    for index, step in enumerate(given.itinerary):
+        if index < len(ran) and step.ran is None and step.step_id == ran[index].step_id:
+            yield Finding("invalid_document", f"itinerary[{index}].ran", "the step has run", "put `ran` back")
+        if index >= len(ran) and step.ran is not None:
             yield Finding("invalid_document", f"itinerary[{index}].ran", "the step has not run", "leave `ran` out")
     if len(given.itinerary) <= len(ran):
         yield Finding("empty_itinerary", "itinerary", "there is no step to come", "keep one, or cancel the workflow")
-
-
-def _without_course(step: StepOfDocument) -> StepOfDocument:
-    return step.model_copy(update={"ran": None})

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from paigeant_celery.broker.port import Transport
-from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.beginning import Beginning
-from paigeant_celery.client.checks import (
-    check_blocks,
-    check_deadline,
-    check_queues,
-    checked_correlation_id,
-    checked_envelope,
-    checked_steps,
-    files_apart,
-)
-from paigeant_celery.client.copied import Before, said_before
+from paigeant_celery.client.checks import checked_steps
+from paigeant_celery.client.forking import NewFork, Original
 from paigeant_celery.core.errors import EmptyItinerary, InvalidInput, StoreCorrupt
-from paigeant_celery.core.files import stored_files
-from paigeant_celery.core.forks import folded_whole, name_of_ran, read_ran, unspent, without_inserted
-from paigeant_celery.core.jsonable import dumps
-from paigeant_celery.core.message import PaigeantMessage, content_digest, reread, sha256
-from paigeant_celery.core.names import hop_id
-from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, RoutingSlip, Step, name_steps
-from paigeant_celery.core.steps import check_unique
+from paigeant_celery.core.forks import name_of_ran, read_ran, without_inserted
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, Step, name_steps
 from paigeant_celery.core.task_steps import TaskSignature, steps_of
-from paigeant_celery.store.earlier import executed_of
-from paigeant_celery.store.pages import all_opened
-from paigeant_celery.store.port import Store, WorkflowOrigin, WorkflowRecord
+from paigeant_celery.store.port import Store, WorkflowRecord
 
 __all__ = ["Forkable"]
 
@@ -101,7 +84,16 @@ class Forkable:
         record, store = self._record("fork"), self._store("fork")
         self._transport.check_dispatch()
         with self._kept("fork"):
-            return _beginning(store, self._transport, record, asked)
+            original = Original.read(store, self._transport, record)
+            number = original.number_before(asked.from_step)
+            new = NewFork(
+                from_step=asked.from_step,
+                number=number,
+                steps=_steps(original, asked, number),
+                correlation_id=asked.correlation_id,
+                deadline=asked.deadline,
+            )
+            return new.of(original)
 
     def _record(self, operation: str) -> WorkflowRecord:
         raise NotImplementedError
@@ -113,92 +105,21 @@ class Forkable:
         raise NotImplementedError
 
 
-def _beginning(store: Store, transport: Transport, record: WorkflowRecord, asked: _Asked) -> Beginning:
-    original = all_opened(store, reread(record.envelope))
-    ran = executed_of(store, record.correlation_id, original.slip)
-    number = _number(original.slip, ran, asked.from_step)
-    before = ran[:number]
-    steps = _steps(store, original, ran[number:], asked, [each.step_id for each in before], transport)
-    correlation_id, now = checked_correlation_id(asked.correlation_id), datetime.now(UTC)
-    check_deadline(asked.deadline, now)
-    slip = RoutingSlip(itinerary=steps, executed=unspent(before))
-    message = PaigeantMessage(
-        message_id=hop_id(correlation_id, slip.place),
-        correlation_id=correlation_id,
-        created_at=now,
-        sent_at=now,
-        deadline=asked.deadline,
-        trace_context=current_trace(),
-        variables=original.variables,
-        slip=slip,
-        registered_activities=original.registered_activities,
-        stream=original.stream,
-        usage_limits=original.usage_limits,
-    )
-    check_queues(message, transport)
-    taken = Before(store, record.correlation_id, before)
-    copied = [*taken.names, *stored_files(message)]
-    content = _content(record, asked.from_step, message)
-    message, blobs = files_apart(message, transport)
-    message, far = _short(message, transport)
-    return Beginning(
-        transport=transport,
-        message=message,
-        envelope=checked_envelope(message, transport),
-        blobs={**blobs, **far},
-        content=content,
-        origin=WorkflowOrigin(workflow=record.correlation_id, step=asked.from_step, place=str(number)),
-        copied=list(dict.fromkeys(copied)),
-        said=said_before(store, record.correlation_id, taken.conversations, number, fork=correlation_id),
-    )
-
-
-def _number(slip: RoutingSlip, ran: Sequence[ExecutedStep], from_step: str) -> int:
-    """Return how many steps are before the one at which a fork begins."""
-    if not isinstance(from_step, str) or not from_step:
-        raise InvalidInput("unknown_path", "from_step", "must be the id of a step")
-    if "/" in from_step:
-        block = from_step.partition("/")[0]
-        text = f"{from_step[:64]!r} is in a branch; a fork begins on the workflow's own slip: fork at {block!r}"
-        raise InvalidInput("unknown_path", "from_step", text)
-    ids = [record.step_id for record in ran]
-    if from_step in ids:
-        return ids.index(from_step)
-    ahead = [step.step_id or "" for step in slip.itinerary]
-    if ahead and ahead[0] == from_step:
-        return len(ids)
-    if from_step in ahead:
-        text = f"{ahead[0]!r} comes before {from_step!r} and has not ended; fork at {ahead[0]!r}, or wait"
-        raise InvalidInput("not_begun", "from_step", text)
-    close = difflib.get_close_matches(from_step, [*ids, *ahead], n=3)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {[*ids, *ahead][:20]}"
-    raise InvalidInput("unknown_path", "from_step", f"there is no step {from_step[:64]!r}; {hint}")
-
-
-def _steps(
-    store: Store,
-    original: PaigeantMessage,
-    again: Sequence[ExecutedStep],
-    asked: _Asked,
-    earlier: Sequence[str],
-    transport: Transport,
-) -> tuple[Step, ...]:
+def _steps(original: Original, asked: _Asked, number: int) -> tuple[Step, ...]:
     """Return the steps of a fork, checked."""
     if asked.itinerary is not None:
         if asked.prompt is not None:
             raise InvalidInput("invalid_input", "prompt", "stands in the steps of `itinerary`; pass one of the two")
+        earlier = [record.step_id for record in original.ran[:number]]
         steps = name_steps(checked_steps("itinerary", steps_of(asked.itinerary)), taken=earlier)
         if not steps:
             raise EmptyItinerary
-    else:
-        steps = (*_as_asked(store, original.correlation_id, again), *original.slip.itinerary)
-        steps = without_inserted(steps)
-        if asked.prompt is not None:
-            steps = (_asking(steps[0], asked.prompt), *steps[1:])
-        steps = tuple(checked_steps("itinerary", steps))
-    check_unique([*earlier, *(step.step_id or "" for step in steps)])
-    check_blocks(steps, "itinerary", earlier, transport.settings.max_branches)
-    return steps
+        return steps
+    again = _as_asked(original.store, original.record.correlation_id, original.ran[number:])
+    steps = without_inserted((*again, *original.message.slip.itinerary))
+    if asked.prompt is not None:
+        steps = (_asking(steps[0], asked.prompt), *steps[1:])
+    return tuple(checked_steps("itinerary", steps))
 
 
 def _as_asked(store: Store, correlation_id: str, records: Sequence[ExecutedStep]) -> list[Step]:
@@ -223,15 +144,3 @@ def _asking(step: Step, prompt: str | Sequence[object]) -> Step:
         text = f"{step.step_id!r} is no step of an agent, and has none; pass an `itinerary` to change it"
         raise InvalidInput("invalid_input", "prompt", text)
     return step.asking(prompt).model_copy(update={"step_id": step.step_id, "added_by": step.added_by})
-
-
-def _short(message: PaigeantMessage, transport: Transport) -> tuple[PaigeantMessage, dict[str, str]]:
-    """Return the message without what need not travel of a long slip, and that."""
-    slip, far = folded_whole(message.slip, most=transport.settings.inline_log_size)
-    return message.model_copy(update={"slip": slip}), dict(far)
-
-
-def _content(record: WorkflowRecord, from_step: str, message: PaigeantMessage) -> str:
-    """Return a digest of what the caller asked for; the same while the original goes on."""
-    asked = content_digest(message, notation="json")
-    return sha256(dumps(["fork", record.correlation_id, record.content, from_step, asked]))

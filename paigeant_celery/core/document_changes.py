@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from paigeant_celery.core.document_steps import RecordedStep, StepOfDocument
 from paigeant_celery.core.documents import SlipDocument
 
-__all__ = ["DocumentChange", "ChangeKind", "diff"]
+__all__ = ["ChangeKind", "DocumentChange", "diff", "step_ids"]
 
 ChangeKind: TypeAlias = Literal["added", "removed", "changed", "moved"]
 
@@ -41,6 +41,11 @@ def diff(before: SlipDocument, after: SlipDocument) -> list[DocumentChange]:
     from, nor how steps ran, nor who inserted them is compared.
     """
     return [*_fields(_head(before), _head(after), ""), *_steps(before.itinerary, after.itinerary, "itinerary")]
+
+
+def step_ids(steps: Sequence[StepOfDocument]) -> list[str]:
+    """Return the ids of steps, of one without an id the one that a dispatch would give it."""
+    return list(_named(steps))
 
 
 def _head(document: SlipDocument) -> dict[str, JsonValue]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,7 +29,7 @@ from paigeant_celery.core.names import FLOW
 from paigeant_celery.core.slip import name_steps
 from paigeant_celery.core.steps import MOST_DEEP, Step, steps_in
 
-__all__ = ["Known", "at_step", "in_document", "lint"]
+__all__ = ["Known", "at_step", "in_document", "lint", "told_in_document"]
 
 # Where a part of a step stands in a document, by the name that the step's constructor has for it.
 _FIELDS = {
@@ -86,6 +87,17 @@ def at_step(error: InvalidInput | MessageError, path: str) -> Finding:
 def in_document(steps: Iterable[Placed], path: str) -> str:
     """Return where in the itinerary of a document stands what an error names by its path on the slip of `steps`."""
     return _translated(dict(places_of(steps, "itinerary", "itinerary")), path)
+
+
+@contextmanager
+def told_in_document(steps: Iterable[Placed]) -> Iterator[None]:
+    """Tell what an error says of the slip of `steps` as of the document in which they stand."""
+    try:
+        yield
+    except InvalidDocument:
+        raise
+    except InvalidInput as error:
+        raise InvalidDocument.of([Finding(error.reason, in_document(steps, error.path), error.text)]) from error
 
 
 def _translated(places: Mapping[str, str], path: str) -> str:

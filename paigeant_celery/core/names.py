@@ -218,9 +218,10 @@ class Names:
         return f"{self.prefix}-dead-letters"
 
     def activity(self, task: str) -> str | None:
-        """Return the activity of a task name, or None if the task is not ours."""
+        """Return the activity of a task name, or None if the task runs none."""
         start = f"{self.prefix}."
-        return task[len(start) :] or None if task.startswith(start) else None
+        name = task[len(start) :] if task.startswith(start) else ""
+        return name if name not in ("", DISPATCH) else None
 
 
 # The words that others match on. The code writes each where it is used; a test compares these tables with the package.

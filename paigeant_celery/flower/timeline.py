@@ -87,8 +87,13 @@ class Row:
 
     @property
     def may_retry(self) -> bool:
-        """Whether a person may let it go on."""
-        return self.kind == "step" and self.state == "parked" and not self.form
+        """Whether a person may let it go on: a block that is parked without an error has branches that are."""
+        return self.kind == "step" and self.state == "parked" and (not self.form or bool(self.error))
+
+    @property
+    def may_forget(self) -> bool:
+        """Whether it may go on without what it has recorded of its calls; a block makes none."""
+        return self.may_retry and not self.form
 
 
 def rows_of(outline: Outline, span: Span, *, outputs: Mapping[str, JsonValue], content: bool) -> list[Row]:

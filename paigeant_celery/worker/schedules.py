@@ -22,6 +22,8 @@ from paigeant_celery.core.lint import Known, lint
 from paigeant_celery.core.message import sha256
 from paigeant_celery.core.names import DISPATCH, Names
 from paigeant_celery.core.slots import FIELDS, Crontabs, NextDue, Slots, read_slots, slot_id, stem_of
+from paigeant_celery.worker.dispatch_arguments import ARGUMENTS, named, shown
+from paigeant_celery.worker.reporting import confidential
 
 __all__ = ["DispatchTask", "register_dispatch", "schedule_entry"]
 
@@ -70,6 +72,8 @@ class DispatchTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
+    # A string, because every process that dispatches through a host's app makes this task.
+    Request = "paigeant_celery.worker.dispatch_request:DispatchRequest"
     acks_late = True
     reject_on_worker_lost = True
     ignore_result = False
@@ -77,10 +81,9 @@ class DispatchTask(Task):  # type: ignore[misc]
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send it, with the time that is due; the document is not shown in Flower."""
-        given = self._stamped(dict(kwargs or {}))
-        options.setdefault("kwargsrepr", repr({name: given[name] for name in given if name != "document"}))
-        options.setdefault("argsrepr", "()")
-        return super().apply_async(args, given, **options)
+        given = self._stamped({**named(args or ()), **(kwargs or {})})
+        options.update(argsrepr="()", kwargsrepr=repr(shown(given)))
+        return super().apply_async((args or ())[len(ARGUMENTS) :], given, **options)
 
     def run(
         self,
@@ -94,20 +97,25 @@ class DispatchTask(Task):  # type: ignore[misc]
         With a schedule that id has the time `at`. Otherwise it has the document's own, or that of this task. `at` is
         when the task was sent, and `deadline_after` is counted from then, in seconds.
         """
-        given = read_document(document)
-        moment = _moment(at)
+        sent = named((document, schedule, deadline_after, at))
+        self.request.args, self.request.kwargs = [], shown(sent)  # an extended result has them
+        with confidential():
+            try:
+                return self._dispatched(document, schedule, deadline_after, at)
+            except NotPublished as error:  # a sweep sends it
+                return error.correlation_id
+            except TransientError as error:
+                wait = min(LONGEST_WAIT, 2**self.request.retries)
+                raise self.retry(args=(), kwargs=sent, exc=error, countdown=wait) from error
+
+    def _dispatched(self, document: Any, schedule: Any, deadline_after: float | None, at: str | None) -> str:
+        given, moment = read_document(document), _moment(at)
         deadline = moment + timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
         own_id = given.correlation_id or f"dispatched-{sha256(str(self.request.id))[:24]}"
         if schedule is not None and at is not None:
             read_slots(schedule)
             own_id = slot_id(stem_of(given.correlation_id, _digest(given)), moment)
-        transport = transport_of(self.app)
-        try:
-            return dispatch_document_sync(given, transport, correlation_id=own_id, deadline=deadline)
-        except NotPublished as error:  # a sweep sends it
-            return error.correlation_id
-        except TransientError as error:
-            raise self.retry(exc=error, countdown=min(LONGEST_WAIT, 2**self.request.retries)) from error
+        return dispatch_document_sync(given, transport_of(self.app), correlation_id=own_id, deadline=deadline)
 
     def _stamped(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if kwargs.get("at") is not None:

@@ -162,7 +162,7 @@ def test_the_tests_of_the_project_pass_without_a_server() -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^Ran 7 tests in ", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^Ran 8 tests in ", done.stderr, re.MULTILINE), done.stderr
     assert "paigeant_celery:" not in done.stderr
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from playwright.sync_api import Page, expect
 
 from tests.support.browser import Browser, picture, put
 from tests.support.processes import START_WITHIN, Process, eventually, script_environment
+from tests.support.servers import RedisServer, free_port
 from tests.support.ui_protocols import ag_ui_screen
 
 ROOT = Path(__file__).parents[2]
@@ -246,6 +247,36 @@ def test_what_nobody_can_answer_gets_an_error_before_a_stream_begins(service: Se
     assert service.get("").headers["content-security-policy"].startswith("default-src 'self'")
     for started in (workflow, key):
         assert service.post(f"workflows/{started}/cancel", {}).status_code == 204
+
+
+def test_a_store_that_is_away_is_said_whatever_is_asked_for(
+    own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """A client that gets 503 asks again; one that gets 500 believes that its request is wrong."""
+    store, port, key = own_redis(), free_port(), {"Idempotency-Key": uuid.uuid4().hex}
+    process = Process(
+        [sys.executable, "-m", "uvicorn", "examples.fastapi_service.service:web", "--port", str(port)],
+        folder=tmp_path, name="web", cold=True, environment={**script_environment(), "PAIGEANT_REDIS_URL": store.url},
+    )  # fmt: skip
+    try:
+        web = Service(f"http://127.0.0.1:{port}", process)
+        eventually(lambda: "running on" in process.log(), within=WITHIN, what="there is no service")
+        workflow = web.start()
+        store.stop()
+        away = [web.post("workflows", {"text": NOTES}, **key)]
+        away += [web.get(f"workflows/{workflow}{path}") for path in ("", "/result", "/events", "/ag-ui", "/questions")]
+        answer = {"call": "1", "approve": True}
+        bodies = {"answers": answer, "cancel": {}, "redrive": {}}
+        away += [web.post(f"workflows/{workflow}/{path}", body) for path, body in bodies.items()]
+        store.start()
+        again = web.post("workflows", {"text": NOTES}, **key)
+
+        assert [answer.status_code for answer in away] == [503] * 9
+        assert "Dispatch again" in away[0].json()["detail"]
+        assert (again.status_code, again.json()["id"]) == (202, key["Idempotency-Key"])
+        process.terminate(within=START_WITHIN)
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import pytest
 import requests
 from flower.options import default_options
 from playwright.sync_api import Page, expect
+from redis import Redis
 from tornado.web import create_signed_value
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, for_each
@@ -215,6 +217,63 @@ def test_retry_lets_only_that_step_go_on(flower: FlowerPages, browser: Browser, 
         shows(page, "completed")
 
     assert handle.result_sync(WITHIN).output == [1, 1]
+
+
+def test_a_block_that_is_parked_itself_can_be_retried(flower: FlowerPages, browser: Browser) -> None:
+    """It has no branch yet that could be; the person has raised a limit, and now lets it go on."""
+    block = for_each(say("x"), over="plan#/many", step_id="readings")
+    handle = flower.dispatch(say("no list", step_id="plan"), block)
+    is_in(handle, "parked")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        for number, button in enumerate((page.locator("header.wf-head"), row(page, "readings")), start=1):
+            button.get_by_role("button", name="Retry", exact=True).click()
+            expect(page.get_by_text("It goes on, with all attempts")).to_be_visible()
+            expect(page.locator("#wf-happened tr", has_text="redriven")).to_have_count(number, timeout=IN_STATE)
+            expect(row(page, "readings").locator(".badge")).to_have_text("parked", timeout=IN_STATE)
+        expect(page.get_by_text("make all calls again")).to_have_count(0)
+        picture(page, "parked-block")
+
+
+def test_a_parked_workflow_whose_steps_cannot_be_read_can_be_retried(
+    flower: FlowerPages, browser: Browser, gate: Path, redis_url: str
+) -> None:
+    """There is no row, and yet somebody has mended what was wrong."""
+    handle = flower.dispatch(check(gate))
+    is_in(handle, "parked")
+    with Redis.from_url(redis_url) as client:
+        (key,) = (key for key in client.keys(f"*{handle.correlation_id}.0*") if b"envelope" in client.hkeys(key))
+        envelope = client.hget(key, "envelope")
+        newer = json.loads(envelope)
+        newer["spec_version"], newer["slip"]["itinerary"][0]["kind"] = "1.99", "of_tomorrow"
+        client.hset(key, "envelope", json.dumps(newer))
+
+        with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+            expect(page.get_by_role("alert")).to_contain_text("The steps cannot be read")
+            expect(page.locator(".wf-row")).to_have_count(0)
+            client.hset(key, "envelope", envelope)
+            gate.touch()
+            page.get_by_role("button", name="Retry").click()
+            shows(page, "completed")
+
+
+def test_making_all_calls_again_takes_a_second_click(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """It forgets, and pays once more for, what models have already answered."""
+    handle = flower.dispatch(check(gate))
+    is_in(handle, "parked")
+    gate.touch()
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        again = row(page, "check").get_by_role("button", name="Make all calls again")
+        expect(again).to_be_hidden()
+        row(page, "check").get_by_text("make all calls again…").click()
+        expect(row(page, "check")).to_contain_text("paid for")
+        assert handle.status_sync().state == "parked"
+        again.click()
+        shows(page, "completed")
+
+    (redriven,) = [event for event in handle.events_so_far() if event.type == "redriven"]
+    assert redriven.fields["journal"] == "discarded"
 
 
 def test_what_an_agent_says_appears_while_it_says_it(flower: FlowerPages, browser: Browser, gate: Path) -> None:

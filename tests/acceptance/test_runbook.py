@@ -113,6 +113,13 @@ def a_step_was_asked_for_the_wrong_thing(shop: Scene) -> None:
     shop.types("paigeant show order-17-again")
     shop.types("paigeant result order-17-again --step draft")
 
+    shop.types("paigeant export order-17")
+    shop.edits("order-17.json", "Say we are story.", "Say we are sorry.")
+    shop.edits("order-17.json", "ann@example.org", "ben@example.org")
+    shop.types("paigeant fork order-17 --from draft --document order-17.json")
+    shop.until(shop.handle("order-17-mended"), "completed")
+    shop.types("paigeant show order-17-mended")
+
     later = shop.dispatches(wait_for("paid"), ActivitySpec("draft", "Say we are story."), correlation_id="order-18")
     shop.until(later, "suspended")
     shop.types("paigeant export order-18")

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import pytest
+from celery import Celery
 from click.testing import CliRunner
 
 from paigeant_celery import (
@@ -25,6 +26,8 @@ from paigeant_celery import (
     WorkflowDispatcher,
     WorkflowHandle,
     for_each,
+    install,
+    schedule_entry,
 )
 from paigeant_celery.cli import paigeant
 from paigeant_celery.core.errors import WorkflowError
@@ -120,6 +123,29 @@ class Vault:
         self.dispatch("branches", nested, state="suspended")
         fork = done.fork_sync("clerk-2", prompt=self.canary("new"))
         self.follow("forked", WorkflowHandle(fork, self.transport), state="completed")
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Have a document dispatched, refused, and kept for later."""
+        step = {"agent": "clerk", "prompt": self.canary("prompt"), "deps": {"note": self.canary("deps")}}
+        entry = schedule_entry(
+            {"version": 1, "correlation_id": self.made.prefix, "itinerary": [step]},
+            schedule=86_400, queue=f"{self.made.prefix}-host", prefix=self.made.prefix,
+        )  # fmt: skip
+        changed = {**entry["kwargs"]["document"], "variables": {"a": self.canary("new")}}
+        with Celery("scheduling", set_as_current=False) as app:
+            self.made.configure(app)
+            install(app)
+            send = app.tasks[entry["task"]].apply_async
+            done = send(kwargs=entry["kwargs"], **entry["options"]).id
+            self.worker.wait_for_log(f"[{done}] succeeded", within=WITHIN)
+            send(kwargs={**entry["kwargs"], "document": changed}, **entry["options"])
+            self.worker.wait_for_log("WorkflowConflict", within=WITHIN)
+            send(kwargs=entry["kwargs"], countdown=3600, **entry["options"])
+        # A beat that does not load us has no task that would hide anything.
+        sent = self.transport.app.send_task(entry["task"], kwargs=entry["kwargs"], countdown=3600, **entry["options"])
+        self.foreign = sent.id
+        self.worker.wait_for_log(f"[{sent.id}] received", within=WITHIN)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +153,7 @@ def vault(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder, canary = tmp_path_factory.mktemp("vault"), f"canary{uuid.uuid4().hex[:12]}"
     seen = folder / "seen"
     with deployment(redis_url, folder / "made") as made:
+        made.settings |= {"task_default_queue": f"{made.prefix}-host", "result_extended": True}
         made.variables.update(CANARY=canary, SEEN=str(seen))
         with watching(made.transport().app) as events:
             vault = Vault(made, seen, events, canary)
@@ -221,6 +248,7 @@ def test_what_workers_say_of_themselves_has_no_canary(vault: Vault) -> None:
     told.append(inspect.query_task([f"{handle.correlation_id}.0" for handle in vault.workflows.values()]))
 
     assert all(part is not None for part in told)
+    assert vault.foreign in json.dumps(told[2], default=str)
     assert vault.found_in(json.dumps(told, default=str)) == []
 
 

@@ -127,7 +127,7 @@ def test_an_import_that_changes_what_ran_tells_all_findings(
     told = call("import", correlation_id, "-", "--json", stdin=wrong)
 
     assert (shown.exit_code, told.exit_code) == (2, 2)
-    remedy = "leave it as it was exported, or fork at it"
+    remedy = "leave it as it was exported, or fork at 'note'"
     assert f"`itinerary[0]`: step 'note' has run, and stands here; {remedy} (invalid_document)" in shown.stderr
     document = json.loads(told.stdout)
     assert document["error"]["code"] == "invalid_document"

@@ -21,6 +21,7 @@ from paigeant_celery.cli import paigeant
 from paigeant_celery.core.replays import read_dump
 from paigeant_celery.core.waits import make_token
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
+from tests.support.command_page import documented, same_shape
 from tests.support.processes import script_environment
 from tests.support.starting import run
 
@@ -41,7 +42,11 @@ def call(workflow_harness: WorkflowHarness) -> Iterator[Call]:
     """Call a command as the `celery` program does."""
     with Celery("shop", broker="memory://localhost//", set_as_current=False) as app:
         install(app, store=workflow_harness.store)
-        yield lambda *arguments: CliRunner().invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
+
+        def called(*arguments: str, stdin: str | None = None) -> Result:
+            return CliRunner().invoke(paigeant, arguments, obj=SimpleNamespace(app=app), input=stdin)
+
+        yield called
 
 
 @pytest.fixture
@@ -94,6 +99,74 @@ def test_a_fork_that_cannot_begin_says_why(
 
     assert done.exit_code == ends
     assert says in done.output
+
+
+def test_a_fork_runs_the_steps_of_a_document(
+    workflow_harness: WorkflowHarness, writer: PaigeantAgent[None, str], call: Call, tmp_path: Path
+) -> None:
+    """Export, correct two lines, fork: the first step is not repeated, and what was changed is printed."""
+    file = tmp_path / "w.json"
+    exported = call("export", "w").stdout
+    file.write_text(exported.replace('"a"', '"better"').replace('"b"', '"better too"'))
+
+    done = call("fork", "w", "--from", "writer", "--document", str(file), "--id", "f")
+    again = call("fork", "w", "--from", "writer", "--document", "-", "--id", "f", "--json", stdin=file.read_text())
+    workflow_harness.skip(60)  # the command sends to a broker that nobody reads
+    asyncio.run(workflow_harness.deliver())
+
+    assert (done.exit_code, done.output.splitlines()) == (
+        0,
+        [
+            '~ itinerary.writer.prompt: "a" -> "better"',
+            '~ itinerary.writer-2.prompt: "b" -> "better too"',
+            "workflow f begins at writer of w",
+        ],
+    )
+    plain, by_document = documented("fork")
+    assert same_shape(by_document, json.loads(again.stdout))
+    assert [change["after"] for change in json.loads(again.stdout)["changes"]] == ["better", "better too"]
+    assert same_shape(plain, json.loads(call("fork", "w", "--from", "writer", "--json").stdout))
+    shown = json.loads(call("show", "f", "--no-workers", "--json").stdout)
+    assert [step["state"] for step in shown["steps"]] == ["completed"] * 3
+    assert shown["usage"]["requests"] == 2
+    same = call("fork", "w", "--from", "writer", "--document", "-", stdin=exported).stdout.splitlines()
+    assert same[0] == "the document changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "old", "new", "ends", "code", "says"),
+    [
+        ((), '"step_id": "first"', '"step_id": "frist"', 2, "invalid_document", "or fork at 'frist'"),
+        ((), '"correlation_id": "w"', '"correlation_id": "x"', 2, "invalid_document", "exported from workflow 'x'"),
+        ((), '"itinerary"', '"itinery"', 2, "invalid_document", "did you mean `itinerary`?"),
+        ((), '"step_id": "writer"', '"step_id": "author"', 2, "unknown_path", "put it back under this id"),
+        ((), '"version": 1', '"version": ', 2, "invalid_document", ""),
+        (("--from", "nobody"), "a", "a", 3, "unknown_path", "there is no step 'nobody'"),
+        (("--prompt", "x"), "a", "a", 2, "usage", "leave `--prompt` out"),
+        (("--document", "missing.json"), "a", "a", 2, "unreadable_file", "missing.json"),
+    ],
+)
+def test_a_document_that_cannot_be_used_is_told_as_by_lint(
+    writer: PaigeantAgent[None, str],
+    call: Call,
+    arguments: tuple[str, ...],
+    old: str,
+    new: str,
+    ends: int,
+    code: str,
+    says: str,
+) -> None:
+    """With its path and what to do; nothing has begun."""
+    text = call("export", "w").stdout.replace(old, new, 1)
+
+    refused = call("fork", "w", "--from", "writer", "--document", "-", "--id", "f", *arguments, stdin=text)
+    told = call("fork", "w", "--from", "writer", "--document", "-", "--json", *arguments, stdin=text)
+
+    assert (refused.exit_code, told.exit_code) == (ends, ends)
+    assert says in refused.stderr
+    assert json.loads(told.stdout)["error"]["code"] == code
+    assert ("findings" in json.loads(told.stdout)) == (ends == 2 and code not in ("usage", "unreadable_file"))
+    assert call("show", "f").exit_code == 3
 
 
 def test_a_dump_is_a_script_whatever_the_texts_in_it(

@@ -224,7 +224,9 @@ ANSWERS = {
         "worker/runtime.py": ["def _regain("],
     },
     "What does a fork begin with?": {
-        "client/forks.py": ["def _beginning(", "def _steps("],
+        "client/forks.py": ["def _steps("],
+        "client/document_forks.py": ["def _number(", "def _placed("],
+        "client/forking.py": ["class Original", "def number_before(", "class NewFork"],
         "client/copied.py": ["class Before", "def said_before("],
         "core/forks.py": ["def as_asked(", "def without_inserted(", "def unspent("],
         "store/scripts/start.lua": ["'type', 'forked'"],

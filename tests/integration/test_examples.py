@@ -538,7 +538,7 @@ def test_no_document_is_read_again_after_all_workers_are_killed_and_the_outcome_
     killed = re.findall(r"^worker +process (\d+) is killed while 3 documents are being read$", screen, re.MULTILINE)
     assert sorted(killed) == sorted([first, second])
     assert len({first, second, third}) == 3
-    assert "    readings: 3 completed, 3 running, 2 held\n" in screen
+    assert "    readings (for each): suspended, 3 completed, 3 running, 2 held\n" in screen
     table = re.findall(r"^((?:[A-Z]\w+ \w+)|Salmon)((?: +(?:\d|-)){4})$", screen, re.MULTILINE)
     assert [(name, cells.split()) for name, cells in table] == [
         *((name, ["1", "1", "-", "-"]) for name in TITLES[:3]),

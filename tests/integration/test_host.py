@@ -351,7 +351,8 @@ def test_install_in_a_django_project_finds_agents_too(late: bool) -> None:
     after = json.loads(run_script(DJANGO_SEEN.format(then=then), PYTHONPATH=DJANGO_PATH))
 
     assert before == ["blog.tasks.count_posts"]
-    assert after == ["blog.tasks.count_posts", "paigeant._flow", "paigeant.installed_apps", "paigeant.title"]
+    ours = ["paigeant._flow", "paigeant.dispatch", "paigeant.installed_apps", "paigeant.title"]
+    assert after == ["blog.tasks.count_posts", *ours]
 
 
 BAD_SETTINGS = {

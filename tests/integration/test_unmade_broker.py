@@ -39,6 +39,6 @@ def test_a_command_ends_with_one_line(tmp_path: Path) -> None:
             "-A", "paigeant_celery", "paigeant", "show", "x", folder=made.configured("show"), name="show"
         )
 
-        assert command.ended(within=40) == 1
+        assert command.ended(within=40) == 2
         assert "the broker's transport 'sqs' cannot be loaded" in command.log()
         assert "Traceback" not in command.log()

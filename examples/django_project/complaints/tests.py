@@ -1,11 +1,15 @@
 """Django's own tests of the app: `python examples/django_project/manage.py test examples.django_project`.
 
 They need no server: a view's dispatch is recorded in memory, and the test kit takes a workflow through its steps.
+Where the store is away, the views ask one that really is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from socket import socket
 from typing import Any
 from unittest.mock import patch
 
@@ -14,11 +18,12 @@ from django.db import transaction
 from django.test import TestCase, TransactionTestCase
 from pydantic_ai import ToolDenied
 
+from examples.django_project.complaints import workflows
 from examples.django_project.complaints.agents import clerk, correspondent, file_letter
 from examples.django_project.complaints.models import Complaint, Payment
 from examples.django_project.complaints.views import ComplaintForm
 from examples.django_project.complaints.workflows import begin, handle_of
-from paigeant_celery import AskedCall, Failure, UnknownWorkflow, Unreachable, WorkflowHandle
+from paigeant_celery import AskedCall, Failure, UnknownWorkflow, WorkflowHandle, get_transport
 from paigeant_celery.testing import WorkflowHarness
 
 GIVEN = {"customer": "Ann", "text": "My kettle leaks: 39.90. I also want 180.00 back for the sofa."}
@@ -88,14 +93,37 @@ class ViewTests(TestCase):
         made = ComplaintForm(GIVEN).save()
         self.client.force_login(payer())
         given = {"call": "1", "answer": "yes", "amount": "1.00"}
-        away = Unreachable("store", "redis://example", "refused")
 
-        for what, method in (("answer", "pending_sync"), ("cancel", "cancel_sync"), ("again", "redrive_sync")):
-            with patch.object(WorkflowHandle, method, side_effect=away):
-                answer = self.client.post(f"/{made.pk}/{what}/", given)
+        with store_away():
+            pressed = [self.client.post(f"/{made.pk}/{what}/", given) for what in ("answer", "cancel", "again")]
+            looked = self.client.get(f"/{made.pk}/")
 
+        for answer in (*pressed, looked):
             self.assertContains(answer, "The store does not answer", status_code=503)
             self.assertContains(answer, f'content="1; url=/{made.pk}/"', status_code=503)
+
+    def test_a_complaint_that_comes_while_the_store_is_away_stays_and_is_begun_later(self) -> None:
+        self.client.force_login(payer())
+        with store_away(), self.assertLogs("django.test", "ERROR") as told:
+            with self.captureOnCommitCallbacks(execute=True):
+                sent = self.client.post("/", GIVEN)
+            made = Complaint.objects.get()
+            self.assertRedirects(sent, f"/{made.pk}/", target_status_code=503)
+
+        self.assertIn("NotRecorded", told.output[0])
+        self.assertContains(self.client.get(f"/{made.pk}/"), "Begin")
+        self.client.post(f"/{made.pk}/again/")
+        self.assertEqual(handle_of(made).status_sync().state, "queued")
+
+
+@contextmanager
+def store_away() -> Iterator[None]:
+    """Let the views ask a store at a port of this machine at which nobody listens."""
+    with socket() as held:
+        held.bind(("127.0.0.1", 0))
+        away = get_transport(f"redis://127.0.0.1:{held.getsockname()[1]}/0")
+        with patch.object(workflows, "transport", away):
+            yield
 
 
 def payer() -> User:

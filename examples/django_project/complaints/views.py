@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from uuid import UUID
 
 from django import forms
@@ -17,7 +16,7 @@ from django.views.decorators.http import require_POST
 from examples.approvals.refunds import euros
 from examples.django_project.complaints.models import Complaint
 from examples.django_project.complaints.workflows import begin, handle_of, questions
-from paigeant_celery import UnknownWait, UnknownWorkflow, Unreachable, WorkflowStatus
+from paigeant_celery import TransientError, UnknownWait, UnknownWorkflow, WorkflowStatus
 
 __all__ = ["again", "answer", "cancel", "complaint", "complaints"]
 
@@ -48,8 +47,9 @@ def complaints(request: HttpRequest) -> HttpResponse:
         with transaction.atomic():
             made = form.save()
             # Only when the complaint can be read by others: a worker may be faster than this transaction. If the
-            # dispatch fails, the complaint stays, and its page has a button that begins its workflow.
-            transaction.on_commit(partial(begin, made), robust=True)
+            # dispatch fails, the complaint stays, and its page has a button that begins its workflow. (No `partial`:
+            # Django names in its log what failed, and a partial has no name.)
+            transaction.on_commit(lambda: begin(made), robust=True)
         return redirect("complaint", made.pk)
     return render(request, "complaints/index.html", {"form": form, "complaints": Complaint.objects.all()[:50]})
 
@@ -68,7 +68,7 @@ def complaint(request: HttpRequest, key: UUID) -> HttpResponse:
             context["questions"] = [(id_, euros(given["cents"]), given["reason"]) for id_, given in asked]
     except UnknownWorkflow:
         context["missing"] = True
-    except Unreachable:
+    except TransientError:
         return away(request, shown)
     return render(request, "complaints/complaint.html", context)
 
@@ -101,7 +101,7 @@ def answer(request: HttpRequest, key: UUID) -> HttpResponse:
             done = handle.deny_sync(token, call.id, message=given["reason"] or "no reason was given", by=by)
     except (KeyError, UnknownWait, UnknownWorkflow):
         return back(request, asked_about, "Nobody asks this any more.")
-    except Unreachable:
+    except TransientError:
         return away(request, asked_about)
     return back(request, asked_about, "" if done.taken else "Somebody else was faster.")
 
@@ -113,7 +113,7 @@ def cancel(request: HttpRequest, key: UUID) -> HttpResponse:
     cancelled = get_object_or_404(Complaint, pk=key)
     try:
         done = handle_of(cancelled).cancel_sync()
-    except Unreachable:
+    except TransientError:
         return away(request, cancelled)
     return back(request, cancelled, "" if done else "It had ended before.")
 
@@ -126,7 +126,7 @@ def again(request: HttpRequest, key: UUID) -> HttpResponse:
     try:
         begin(stuck)
         handle_of(stuck).redrive_sync()
-    except Unreachable:
+    except TransientError:
         return away(request, stuck)
     return back(request, stuck)
 

@@ -270,7 +270,7 @@ def _ran_ahead(tree: dict[str, Any]) -> None:
     ("change", "path"),
     [
         (_ran, "itinerary[0]"),
-        (_unran, "itinerary[0]"),
+        (_unran, "itinerary[0].ran"),
         (_took_out, "itinerary[0]"),
         (_ran_ahead, "itinerary[1].ran"),
         (lambda tree: tree.update(variables={"a": 1}), "variables"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from paigeant_celery.core.names import (
     CORRELATION_ID,
+    DISPATCH,
     FIRST_PLACE,
     Names,
     block_of,
@@ -102,6 +103,7 @@ def test_a_task_is_named_by_its_activity_below_the_prefix(prefix: str) -> None:
     assert (names.task("shop.triage"), names.queue("shop.triage")) == (f"{prefix}.shop.triage",) * 2
     assert names.activity(names.task("shop.triage")) == "shop.triage"
     assert [names.activity(task) for task in ("mail", f"{prefix}s.mail", f"x{prefix}.mail")] == [None, None, None]
+    assert names.activity(names.task(DISPATCH)) is None  # its messages have no envelope, and may have an `eta`
 
 
 def test_the_default_prefix_is_a_promise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from paigeant_celery.client.outline import OutlinedBlock, OutlinedBranch, OutlinedStep
 from paigeant_celery.core.flow import Failure
@@ -82,6 +83,21 @@ def test_branches_stand_below_their_block_and_those_left_out_are_counted() -> No
         ("more", 1, "", "980 more completed", "completed"),
     ]
     assert [row.may_retry for row in rows] == [False, False, True, False, True, False]
+
+
+def test_a_block_that_is_parked_itself_may_go_on_and_one_whose_branches_are_has_theirs() -> None:
+    """Only what is parked itself has an error, and something that a person can mend."""
+    error = Failure(step_id="all", error_class="too_many_branches", text="`over` has 4 items")
+    branch = OutlinedBranch(name="0", state="planned", steps=(PLANNED,))
+    unopened = OutlinedBlock(form="for_each", branches=(branch,))
+    opened = OutlinedBlock(form="for_each", branches=(OutlinedBranch(name="0", state="parked", steps=(PARKED,)),))
+    known: dict[str, Any] = {"step_id": "all", "activity": "_flow", "state": "parked", "path": "all", "hop_id": "w.0"}
+
+    itself = rows_of((OutlinedStep(block=unopened, failure=error, **known),), SPAN, outputs={}, content=True)
+    below = rows_of((OutlinedStep(block=opened, **known),), SPAN, outputs={}, content=True)
+
+    assert [(row.may_retry, row.may_forget) for row in itself] == [(True, False), (False, False)]
+    assert [(row.may_retry, row.may_forget) for row in below] == [(False, False), (True, True)]
 
 
 def test_those_who_may_not_see_content_get_names_and_sizes() -> None:

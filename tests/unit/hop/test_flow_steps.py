@@ -288,7 +288,7 @@ def test_no_model_can_insert_a_wait(workflow_harness: WorkflowHarness) -> None:
 
 def test_no_activity_of_a_user_takes_the_name() -> None:
     """Its steps would be waits, and waits would be its steps."""
-    text = "'_flow' is the activity of the waits and sleeps of workflows. Pass another `name=`"
+    text = "'_flow' is the name of a task of our own. Pass another `name=`"
     with pytest.raises(InvalidInput, match=text):
         PaigeantAgent("test", name="_flow")
     with pytest.raises(InvalidInput, match=text):

@@ -806,7 +806,7 @@ def test_the_name_of_a_task_must_be_one_that_a_slip_can_have(app: Celery) -> Non
 
     with pytest.raises(InvalidInput, match=r"^bad_agent_name at `name`: 'my task' cannot name a queue and a task"):
         register_task(promised)
-    with pytest.raises(InvalidInput, match=r"'_flow' is the activity of the waits"):
+    with pytest.raises(InvalidInput, match=r"'_flow' is the name of a task of our own"):
         register_task(app.tasks["_flow"])
 
 

@@ -137,7 +137,12 @@ def test_a_message_of_another_queue_is_left_to_celery(line: Line, fields: dict[s
 
 def test_a_sound_message_passes(line: Line) -> None:
     """This holds for what a dispatcher sends, and for a task of the host that is routed to our queue."""
-    messages = [Sent("ours"), Sent("ours", headers={"task": "shop.send_mail", "id": "1"})]
+    later = {"eta": "2100-01-01T00:00:00+00:00", "expires": "2100-01-01T00:00:00+00:00"}
+    messages = [
+        Sent("ours"),
+        Sent("ours", headers={"task": "shop.send_mail", "id": "1"}),
+        Sent("theirs", headers={"task": "paigeant.dispatch", "id": "1", **later}),  # a document that is tried again
+    ]
 
     for message in messages:
         line.handle(message)

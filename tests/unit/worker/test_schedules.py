@@ -11,6 +11,9 @@ import pytest
 from celery import Celery
 from celery.exceptions import Retry
 from celery.schedules import crontab, schedule
+from celery.worker.request import Request
+from kombu.message import Message
+from kombu.utils.imports import symbol_by_name
 
 from paigeant_celery import InvalidInput, NotPublished, NotRecorded, WorkflowHandle, install
 from paigeant_celery.core.document_errors import InvalidDocument
@@ -120,6 +123,67 @@ def test_the_message_has_the_time_and_flower_sees_no_prompt(app: Celery, monkeyp
     assert again["at"] == "2026-01-01T00:00:00+00:00"  # a retry, or a message that is sent again
 
 
+def request_of(app: Celery, headers: dict[str, Any], kwargs: dict[str, Any], args: tuple[Any, ...] = ()) -> Request:
+    """What a worker keeps of a message of anybody, such as a beat that does not load us."""
+    body = json.dumps([args, kwargs, {}])
+    message = Message(
+        body=body, content_type="application/json", content_encoding="utf-8", accept=["application/json"],
+        delivery_info={}, properties={}, headers={"id": "t1", "task": "paigeant.dispatch", **headers},
+    )  # fmt: skip
+    made = symbol_by_name(task_of(app).Request)(message, app=app, task=task_of(app))
+    assert isinstance(made, Request)
+    return made
+
+
+@pytest.mark.parametrize("by_place", [False, True])
+def test_a_worker_shows_no_document_whoever_sent_it(app: Celery, by_place: bool) -> None:
+    """`celery inspect`, events, logs and extended results are open to more people than prompts are."""
+    raw = {"document": DOCUMENT, "schedule": {"every": 60.0}, "prompt": "s3cret of a mistake"}
+    headers = {"argsrepr": repr([DOCUMENT]), "kwargsrepr": repr(raw)}
+
+    request = request_of(app, headers, {} if by_place else raw, (DOCUMENT,) if by_place else ())
+
+    told = [
+        request.info(),
+        request.info(safe=True),
+        request.argsrepr,
+        request.kwargsrepr,
+        request,
+        request.request_dict,
+    ]
+    assert "s3cret" not in repr(told)
+    assert ("every" in request.kwargsrepr) is not by_place
+    assert "s3cret" in str(request.body)  # from which the task gets its arguments
+
+
+def test_an_extended_result_has_no_document(app: Celery) -> None:
+    """A backend of results is read by everybody who waits for one."""
+    task, at = task_of(app), "2026-03-29T08:00:00+00:00"
+    task.push_request(id="t1", args=[], kwargs={"document": DOCUMENT, "at": at}, called_directly=False)
+    try:
+        task.run(DOCUMENT, at=at)
+        kept = (task.request.args, task.request.kwargs)
+    finally:
+        task.pop_request()
+
+    assert kept == ([], {"schedule": None, "deadline_after": None, "at": at})
+
+
+def test_arguments_by_their_place_are_sent_by_their_names(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody writes them so into a scheduler; the message has its time all the same."""
+    found: list[tuple[Any, Any]] = []
+    monkeypatch.setattr("celery.app.task.Task.apply_async", lambda self, args, given, **o: found.append((args, given)))
+
+    task_of(app).apply_async((DOCUMENT, {"every": 86_400}))
+    task_of(app).apply_async((DOCUMENT, None, None, None, "one more"))
+
+    (args, given), (more, _) = found
+    assert args == ()
+    assert given["schedule"] == {"every": 86_400}
+    assert datetime.fromisoformat(given["at"]).hour == 0
+    assert more == ("one more",)  # which Celery refuses
+
+
 def test_the_messages_of_a_repeated_hour_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """When clocks go back, the runs of the second pass are no copies of those of the first one."""
     passes = [datetime(2026, 10, 25, hour, 5, 2, tzinfo=UTC) for hour in (0, 1)]
@@ -206,19 +270,20 @@ def test_while_the_store_is_away_the_task_is_tried_again(
         raise error
 
     sent: list[dict[str, Any]] = []
+    at = "2026-03-29T08:00:00+00:00"
     monkeypatch.setattr(schedules, "dispatch_document_sync", fail)
     monkeypatch.setattr("celery.app.task.Task.apply_async", lambda self, args, given, **o: sent.append(given))
     task = task_of(app)
-    task.push_request(id="t", kwargs={"document": DOCUMENT, "at": "2026-03-29T08:00:00+00:00"}, called_directly=False)
+    task.push_request(id="t", kwargs={"document": DOCUMENT, "at": at}, called_directly=False)
     try:
         if ends is None:
-            assert task.run(DOCUMENT, at="2026-03-29T08:00:00+00:00") == "report"
+            assert task.run(DOCUMENT, at=at) == "report"
             return
         with pytest.raises(ends):
-            task.run(DOCUMENT, at="2026-03-29T08:00:00+00:00")
+            task.run(DOCUMENT, at=at)
     finally:
         task.pop_request()
-    assert [given["at"] for given in sent] == ["2026-03-29T08:00:00+00:00"]
+    assert [(given["document"], given["at"]) for given in sent] == [(DOCUMENT, at)]
 
 
 @pytest.mark.parametrize("at", ["now", "2026-03-29T08:00:00", 5])
