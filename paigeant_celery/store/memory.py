@@ -734,9 +734,9 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
 
 def _note_claim(kept: Kept, before: Hop, trace: str, now: datetime) -> None:
     """Note what a claim is told of those before it, and what later ones are told of it."""
-    taken_over = before.state == "running" or kept.lapsed
+    taken_over = before.owner is not None  # also if it lapsed and is queued
     kept.before = Before(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
-    kept.last_claim, kept.lapsed = now, False
+    kept.last_claim = now
     if trace:
         kept.traces = (*kept.traces, trace)[-LIMITS.most_traces :]
 

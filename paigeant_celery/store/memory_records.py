@@ -118,7 +118,6 @@ class Kept:
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
     last_claim: datetime | None = None
-    lapsed: bool = False  # since that
     before: Before = NOTHING_BEFORE  # that
     traces: tuple[str, ...] = ()  # of its latest attempts
     counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits

@@ -21,8 +21,7 @@
 --                                     activity (of its step, since its first claim); waits (how often it was overdue); given_back
 --                                     (how many workers could not read it); last_claim (when it was made, also after
 --                                     it is over), claimed_before and taken_over (when the one before it was made, and '1' if its
---                                     owner was lost); lapsed ('1' if the owner of the
---                                     latest claim was lost); traces (what names the spans of its latest attempts, with spaces
+--                                     owner was lost); traces (what names the spans of its latest attempts, with spaces
 --                                     between them); counted (what its recorded calls used, as
 --                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept

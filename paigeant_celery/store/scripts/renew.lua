@@ -34,7 +34,7 @@ for i = 5, #ARGV, 2 do
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
   else
     if record[3] == 'queued' then
-      redis.call('HSET', hop_key(hop), 'state', 'running', 'lapsed', '')
+      redis.call('HSET', hop_key(hop), 'state', 'running')
       redis.call('ZREM', due, hop)
       give_to(owner, hop, lease)
       if not block_of(hop) then revived[#revived + 1] = { workflow = record[5], state = 'r' } end

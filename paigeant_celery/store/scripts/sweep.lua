@@ -75,7 +75,6 @@ local function send_again(hop, record, waits, why)
     corrupted[#corrupted + 1] = sent_key
   end
   is_counted[record.queue] = true
-  if why == 'owner_gone' or why == 'lease_over' then redis.call('HSET', hop_key(hop), 'lapsed', '1') end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   if not block_of(hop) then changes[#changes + 1] = { workflow = record.workflow, state = 'q' } end
   expect(hop, record.queue, waits)
