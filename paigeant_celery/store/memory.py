@@ -157,7 +157,7 @@ class MemoryStore:
             if block_of(claim.hop_id) is None and claim.step:
                 workflow.activity, workflow.step_id = claim.activity, claim.step
             if hop.fence > before.fence:
-                kept.activity = claim.activity
+                kept.activity = claim.activity or kept.activity
                 if before.state == "queued":
                     self._records.note_time(claim.activity, "q", kept.queued_at, now=now)
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))

@@ -126,7 +126,7 @@ class Kept:
     branches: dict[int, KeptBranch] = field(default_factory=dict)
     is_counted: bool = False  # among the live hops, if it is one
     queued_at: datetime | None = None  # since when it waits for a claim, or did
-    activity: str = ""  # of its step, since its first claim
+    activity: str = ""  # of its step, if that is known
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
 
     @property
@@ -166,6 +166,7 @@ class Records:
         else:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
+        self.hops[new.hop_id].activity = new.activity
 
     def forget(self, *, times_before: date, served_before: datetime) -> None:
         """Forget times of earlier days, and queues that nobody has served for so long."""

@@ -21,7 +21,8 @@ LOOKS = 10  # of one call, if there is more to remove than one script does
 def look_over(server: Server) -> None:
     """Put some of the list right, remove what has expired, and list some that older versions have recorded."""
     for _ in range(LOOKS):
-        is_cut, is_incomplete = server.run_leniently("look_over", about="index")
+        is_cut, is_incomplete, *unsure = server.run_leniently("look_over", about="index")
+        _list_steps(server, unsure)
         if not is_cut:
             break
     if is_incomplete:
@@ -95,6 +96,11 @@ def _relist(server: Server, each: Sequence[tuple[str, str, str]]) -> None:
         told = [part for one in each[done : done + AT_ONCE] for part in one]
         count, *reply = server.run_leniently("relist", *told, about="index")
         done += count
-        known = [(name, *step_in(envelope)) for name, envelope in zip(reply[::2], reply[1::2], strict=True)]
-        if told := [part for one in known if one[1] for part in one]:
-            server.run_leniently("relist", *told, about="index")
+        _list_steps(server, reply)
+
+
+def _list_steps(server: Server, reply: Sequence[str]) -> None:
+    """List workflows by the steps that their envelopes are about: each comes behind its workflow."""
+    known = [(name, *step_in(envelope)) for name, envelope in zip(reply[::2], reply[1::2], strict=True)]
+    if told := [part for one in known if one[1] for part in one]:
+        server.run_leniently("relist", *told, about="index")

@@ -121,8 +121,9 @@ if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt
 -- One that is queued and still somebody's lapsed. Whatever its owner does with it afterwards takes it from that owner.
 local taken_over = record.owner and '1' or ''
 local written = { 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt, 'claimed_at',
-  int(now), 'exhausted', exhausted, 'last_claim', int(now), 'activity', activity }
+  int(now), 'exhausted', exhausted, 'last_claim', int(now) }
 local function write(name, value) written[#written + 1], written[#written + 2] = name, value end
+if activity ~= '' then write('activity', activity) end
 if record.last_claim then
   write('claimed_before', record.last_claim)
   write('taken_over', taken_over)

@@ -71,7 +71,7 @@ if not above then
 end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
-if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
+if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest, next_activity) end
 close_hop(hop, owner, 'done', open)
 if above then redis.call('UNLINK', journal_key(hop)) end -- nobody reads it any more, and there are as many as branches
 stop_awaiting(workflow, hop, tokens_in(open))

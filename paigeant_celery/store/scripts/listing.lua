@@ -63,7 +63,8 @@ local function drop_gone()
 end
 
 -- List workflows as they are now, in place of what they were: what is left out stays. Each is {workflow, state, activity,
--- step, created_at}; the time of one that is new is looked up. Returns the texts as what they are listed.
+-- step, created_at}; the time of one that is new is looked up. If an older version may have changed what its step is
+-- (is_unsure), nothing is said of that. Returns the texts as what they are listed.
 local function list_all(changes)
   local gone, come, listed = {}, {}, {}
   for _, change in ipairs(changes) do
@@ -72,8 +73,9 @@ local function list_all(changes)
     if not before and not created_at then created_at = redis.pcall('HGET', wf_key(change.workflow), 'created_at') end
     local age = age_of(created_at) or (before and before.age)
     if age then
+      local kept = before and not (change.is_unsure and before.state ~= change.state) and before or {}
       local new = { workflow = change.workflow, state = change.state, age = age,
-        activity = change.activity or before and before.activity or '', step = change.step or before and before.step or '' }
+        activity = change.activity or kept.activity or '', step = change.step or kept.step or '' }
       new.text = 'i' .. new.workflow .. ' ' .. new.state .. new.age .. ':' .. new.activity .. ':' .. new.step
       if not before or before.text ~= new.text then
         if before then
@@ -117,12 +119,37 @@ local function letter_of(state, hop_state, given_back)
   return OF_WORKFLOW[state] or (state == 'running' and OF_HOP[hop_state]) or nil
 end
 
--- List a workflow as its record says.
+-- Whether that is the activity of a hop which a version with a list has recorded or claimed.
+local function is_known(activity) return activity and activity ~= '' end
+
+-- List a workflow as its record says. What is listed of the step of a hop that no version with a list has recorded or
+-- claimed may be about an earlier one. Returns as what it is listed, its current hop, and whether its step is unsure.
 local function relist(workflow, activity, step)
   local state, hop, created_at = unpack(redis.pcall('HMGET', wf_key(workflow), 'state', 'hop', 'created_at'))
   if not (state and hop and created_at) then return end
-  local letter = letter_of(state, unpack(redis.pcall('HMGET', hop_key(hop), 'state', 'given_back')))
-  return letter and list(workflow, letter, activity, step, created_at)
+  local hop_state, given_back, known = unpack(redis.pcall('HMGET', hop_key(hop), 'state', 'given_back', 'activity'))
+  local letter = letter_of(state, hop_state, given_back)
+  if not letter then return end
+  local change = { workflow = workflow, state = letter, activity = activity, step = step, created_at = created_at,
+    is_unsure = not is_known(known) }
+  return list_all({ change })[1], hop, not activity and change.is_unsure and not OF_ENDED[letter]
+end
+
+-- The envelope that says what the step of a workflow is: that of its current hop, or the last one at its end.
+local function envelope_of(workflow, hop)
+  return redis.pcall('HMGET', hop_key(hop), 'envelope')[1] or redis.pcall('HMGET', wf_key(workflow), 'envelope')[1] or ''
+end
+
+-- The workflow and the envelope of a listing that says nothing of a step, or may say it of an earlier one, behind others.
+-- Returns the bytes.
+local function add_unsure(found, text, hop, is_unsure)
+  local listed = listing_in(text)
+  if not listed or (listed.activity ~= '' and not is_unsure) then return 0 end
+  local envelope = envelope_of(listed.workflow, hop)
+  if envelope == '' then return 0 end
+  found[#found + 1] = listed.workflow
+  found[#found + 1] = envelope
+  return #envelope
 end
 
 -- Have a workflow that has ended leave the list when its record expires.

@@ -76,7 +76,7 @@ if origin ~= '' then redis.call('HSET', wf_key(workflow), 'origin', origin .. ' 
 if owner then take_from(owner, hop) end
 redis.call('DEL', hop_key(hop))
 await_deadline(workflow, deadline)
-queue_hop(workflow, hop, queue, envelope, digest)
+queue_hop(workflow, hop, queue, envelope, digest, activity)
 -- Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
 if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun, 'fence', int(now)) end
 list(workflow, 'q', activity, step, not recorded and now or nil)
