@@ -14,6 +14,7 @@ __all__ = ["Crontabs", "NextDue", "Slots", "read_slots", "slot_id", "stem_of"]
 
 FIELDS = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 LONGEST_EVERY = 366 * 86400  # seconds
+EARLY = 10  # a beat that sends in the last tenth of an interval for which it has sent means the next one
 LONGEST_STEM = 100  # characters of an id before its time
 # How far back a due time is looked for: a year has the rarest one, but for February 29th.
 WINDOWS = tuple(timedelta(minutes=minutes) for minutes in (2, 120, 1_500, 50_000, 530_000, 4_300_000))
@@ -24,9 +25,13 @@ Crontabs = Callable[[Mapping[str, Any]], NextDue]
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """When a schedule is due: by a crontab, or each time that so many seconds since 1970 have passed."""
+    """When a schedule is due: by a crontab, or each time that so many seconds since 1970 have passed.
+
+    `timezone` is the name of the zone in which a crontab is read; without one it is that of the app.
+    """
 
     crontab: Mapping[str, Any] | None = None
+    timezone: str | None = None
     every: float | None = None
 
     def last_due(self, now: datetime, crontabs: Crontabs, zone: tzinfo | None = UTC) -> datetime:
@@ -47,9 +52,29 @@ class Slots:
             return max(found)
         return now.replace(second=0, microsecond=0).astimezone(UTC)  # it is never due, but somebody sends it
 
+    def not_twice(self, due: datetime, *, now: datetime, sent_for: datetime | None) -> datetime:
+        """Return the time for which a sender sends now, when `due` is the last one and it has sent for `sent_for`.
+
+        A beat is a little early at times. What it sends then, just before a time of an interval, is no copy of what it
+        sent just after the time before.
+        """
+        if self.every is None or sent_for != due:
+            return due
+        every = timedelta(seconds=self.every)
+        return due + every if now >= due + every - every / EARLY else due
+
+    def deadline(self, due: datetime, after: timedelta) -> datetime:
+        """Return the deadline of the workflow of a time, the same for all who send for it.
+
+        Beats send at any moment of an interval, so it is counted from the end of that.
+        """
+        return due + after + timedelta(seconds=self.every or 0)
+
     def tree(self) -> dict[str, Any]:
         """Return it as JSON, which `read_slots` reads."""
-        return {"every": self.every} if self.crontab is None else {"crontab": dict(self.crontab)}
+        if self.crontab is None:
+            return {"every": self.every}
+        return {"crontab": dict(self.crontab), **({"timezone": self.timezone} if self.timezone is not None else {})}
 
 
 def _begins_with_star(crontab: Mapping[str, Any]) -> bool:
@@ -101,10 +126,19 @@ def read_slots(given: object) -> Slots:
             pass
         case {"every": int() | float() as every, **more} if not more and 0 < every <= LONGEST_EVERY:
             return Slots(every=float(every))
-        case {"crontab": dict() as crontab, **more} if not more and crontab.keys() <= set(FIELDS):
+        case {"crontab": dict() as crontab, "timezone": str() as timezone, **more} if not more and _is_cron(crontab):
+            return Slots(crontab=crontab, timezone=timezone)
+        case {"crontab": dict() as crontab, **more} if not more and _is_cron(crontab):
             return Slots(crontab=crontab)
-    text = 'is `{"every": SECONDS}` or `{"crontab": {"minute": …}}`, as `schedule_entry` writes it'
+    text = (
+        'is `{"every": SECONDS}` or `{"crontab": {"minute": …}}`, maybe with a `timezone` beside `crontab`, as '
+        "`schedule_entry` writes it"
+    )
     raise InvalidInput("invalid_input", "schedule", text)
+
+
+def _is_cron(fields: Mapping[str, Any]) -> bool:
+    return fields.keys() <= set(FIELDS)
 
 
 def slot_id(stem: str, at: datetime) -> str:

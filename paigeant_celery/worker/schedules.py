@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from celery import Celery, Task
 from celery.schedules import crontab, schedule
@@ -29,6 +30,11 @@ __all__ = ["DispatchTask", "register_dispatch", "schedule_entry"]
 
 LONGEST_WAIT = 300  # seconds between two attempts while the store is away
 MOST_ATTEMPTS = 100  # that is eight hours
+MOST_KNOWN = 1000  # entries whose latest time a beat remembers
+UNSTAMPED = (
+    "is missing, so nobody knows for which time of the schedule this is; have beat load the app with paigeant_celery, "
+    "whose task writes it into the message, or give it yourself"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +52,9 @@ def schedule_entry(
 
     `schedule` is a `crontab`, a `timedelta` or seconds. The id of each workflow is the `correlation_id` of the document
     (or a part of its digest) with the time that was due, so that two beats begin one workflow. `deadline_after` is in
-    seconds after that time. The task is sent to `queue`, or to where the app routes it: some worker of the app must
-    consume that queue. `options` are further ones of the message, such as `expires`; `prefix` is `paigeant_prefix`.
+    seconds after that time; after the end of an interval, because beats send at any moment of it. The task is sent to
+    `queue`, or to where the app routes it: some worker of the app must consume that queue. `options` are further ones
+    of the message, such as `expires`; `prefix` is `paigeant_prefix`.
 
     Raises `InvalidDocument`, and `InvalidInput` for a schedule of another kind.
     """
@@ -79,6 +86,9 @@ class DispatchTask(Task):  # type: ignore[misc]
     ignore_result = False
     max_retries = MOST_ATTEMPTS
 
+    def __init__(self) -> None:
+        self._sent_for: dict[str, datetime] = {}  # by entry, the time that this process has sent it for last
+
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send it, with the time that is due; the document is not shown in Flower."""
         given = self._stamped({**named(args or ()), **(kwargs or {})})
@@ -95,7 +105,7 @@ class DispatchTask(Task):  # type: ignore[misc]
         """Dispatch the document and return the correlation id of its workflow.
 
         With a schedule that id has the time `at`. Otherwise it has the document's own, or that of this task. `at` is
-        when the task was sent, and `deadline_after` is counted from then, in seconds.
+        when the task was sent, and `deadline_after` is counted from then, in seconds; of an interval, from its end.
         """
         sent = named((document, schedule, deadline_after, at))
         self.request.args, self.request.kwargs = [], shown(sent)  # an extended result has them
@@ -110,10 +120,14 @@ class DispatchTask(Task):  # type: ignore[misc]
 
     def _dispatched(self, document: Any, schedule: Any, deadline_after: float | None, at: str | None) -> str:
         given, moment = read_document(document), _moment(at)
-        deadline = moment + timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
+        after = timedelta(seconds=_seconds(deadline_after)) if deadline_after is not None else None
+        deadline = moment + after if after is not None else None
         own_id = given.correlation_id or f"dispatched-{sha256(str(self.request.id))[:24]}"
-        if schedule is not None and at is not None:
-            read_slots(schedule)
+        if schedule is not None:
+            slots = read_slots(schedule)
+            if at is None:
+                raise InvalidInput("invalid_input", "at", UNSTAMPED)
+            deadline = slots.deadline(moment, after) if after is not None else None
             own_id = slot_id(stem_of(given.correlation_id, _digest(given)), moment)
         return dispatch_document_sync(given, transport_of(self.app), correlation_id=own_id, deadline=deadline)
 
@@ -121,11 +135,21 @@ class DispatchTask(Task):  # type: ignore[misc]
         if kwargs.get("at") is not None:
             return kwargs
         now = datetime.now(UTC)
-        if kwargs.get("schedule") is not None:
-            zone = self.app.timezone
-            zone = None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
-            now = read_slots(kwargs["schedule"]).last_due(now, crontabs_of(self.app), zone)
-        return {**kwargs, "at": now.isoformat()}
+        at = self._due(kwargs, now) if kwargs.get("schedule") is not None else now
+        return {**kwargs, "at": at.isoformat()}
+
+    def _due(self, kwargs: Mapping[str, Any], now: datetime) -> datetime:
+        slots = read_slots(kwargs["schedule"])
+        entry = sha256(repr((kwargs["schedule"], kwargs.get("document"))))
+        last, before = (
+            slots.last_due(now, crontabs_of(self.app), _zone_of(slots, self.app)),
+            self._sent_for.pop(entry, None),
+        )
+        due = slots.not_twice(last, now=now, sent_for=before)
+        while len(self._sent_for) >= MOST_KNOWN:
+            self._sent_for.pop(next(iter(self._sent_for)))
+        self._sent_for[entry] = max(due, before or due)
+        return due
 
 
 def crontabs_of(app: Celery) -> Crontabs:
@@ -155,12 +179,31 @@ def register_dispatch(app: Celery) -> None:
 
 def _slots_of(given: Any) -> Slots:
     if isinstance(given, crontab):
-        return Slots(crontab={field: _cron(getattr(given, f"_orig_{field}")) for field in FIELDS})
+        # django-celery-beat's crontabs have a zone of their own; those of Celery are read in that of the app.
+        zone = None if type(given) is crontab else vars(given).get("tz")
+        slots = Slots(
+            crontab={field: _cron(getattr(given, f"_orig_{field}")) for field in FIELDS},
+            timezone=str(zone) if zone is not None else None,
+        )
+        _zone_of(slots)
+        return slots
     every = given.run_every if type(given) is schedule else given
     if isinstance(every, timedelta) or (isinstance(every, int | float) and not isinstance(every, bool)):
         return read_slots({"every": _seconds(every)})
     text = f"a {type(given).__name__} does not say which times it means; give a `crontab`, a `timedelta` or seconds"
     raise InvalidInput("invalid_input", "schedule", text)
+
+
+def _zone_of(slots: Slots, app: Celery | None = None) -> tzinfo | None:
+    """Return the zone in which a crontab is read; None is that of the system."""
+    if slots.timezone is not None:
+        try:
+            return ZoneInfo(slots.timezone)
+        except (KeyError, ValueError, OSError) as error:
+            text = f"{slots.timezone!r} is no time zone that this machine knows, such as 'Europe/Berlin'"
+            raise InvalidInput("invalid_input", "schedule.timezone", text) from error
+    zone: tzinfo | None = app.timezone if app is not None else None
+    return None if isinstance(zone, LocalTimezone) else zone  # Celery's own does not know a repeated hour
 
 
 def _cron(field: Any) -> Any:

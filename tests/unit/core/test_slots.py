@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.names import is_correlation_id
-from paigeant_celery.core.slots import LONGEST_STEM, Slots, read_slots, slot_id, stem_of
+from paigeant_celery.core.slots import EARLY, LONGEST_STEM, Slots, read_slots, slot_id, stem_of
 from paigeant_celery.worker.schedules import crontabs_of
 
 NOON = datetime(2026, 3, 29, 12, 0, 7, 123456, tzinfo=UTC)
@@ -165,6 +166,42 @@ def test_who_sends_an_interval_later_means_another_time(every: float, sent: date
     assert later > last_due(slots, sent)
 
 
+@given(
+    every=st.floats(0.5, 90_000),
+    begun=MOMENTS,
+    phase=st.sampled_from([0.0, 0.00001, 0.5, 0.99999]) | st.floats(0, 1, exclude_max=True),
+    off=st.lists(st.floats(-0.05, 0.05), min_size=2, max_size=20),
+)
+def test_no_run_of_a_single_beat_is_taken_for_a_copy(
+    every: float, begun: datetime, phase: float, off: list[float]
+) -> None:
+    """It sends a little early or late: just after the begin of one interval, then just before the begin of the next."""
+    slots, step = read_slots({"every": every}), timedelta(seconds=every)
+    start = last_due(slots, begun) + step * phase
+    found: list[datetime] = []
+    for number, part in enumerate(off, start=1):
+        sent = start + step * (number + part)
+        found.append(slots.not_twice(last_due(slots, sent), now=sent, sent_for=found[-1] if found else None))
+        assert (
+            found[-1] - step / EARLY - timedelta(microseconds=9) <= sent < found[-1] + step + timedelta(microseconds=9)
+        )
+
+    assert all(later > earlier for earlier, later in pairwise(found))
+
+
+@pytest.mark.parametrize("slots", [Slots(every=60.0), Slots(crontab={"minute": "*"})])
+def test_what_is_sent_again_is_a_copy(slots: Slots) -> None:
+    """Somebody sends an entry by hand a few seconds after beat, or a crontab is sent again late in its minute."""
+    due = datetime(2026, 3, 29, 12, 1, tzinfo=UTC)
+
+    again = slots.not_twice(due, now=due + timedelta(seconds=30), sent_for=due)
+    late = slots.not_twice(due, now=due + timedelta(seconds=59), sent_for=due)
+    other = slots.not_twice(due, now=due + timedelta(seconds=59), sent_for=due - timedelta(minutes=1))
+
+    assert again == other == due
+    assert late == (due if slots.crontab else due + timedelta(minutes=1))
+
+
 def test_an_id_has_the_time_and_is_one() -> None:
     """Whoever looks for the run of eight o'clock finds it by its name."""
     assert slot_id("report", datetime(2026, 3, 29, 8, 0, tzinfo=UTC)) == "report-20260329T080000Z"
@@ -181,7 +218,8 @@ def test_a_stem_that_leaves_no_room_for_the_time_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "given", [None, 5, {}, {"every": 0}, {"every": True}, {"every": "5"}, {"crontab": {"second": 5}},
-              {"every": 5, "crontab": {}}, {"crontab": "* * * * *"}, {"solar": "dawn"}],
+              {"every": 5, "crontab": {}}, {"crontab": "* * * * *"}, {"solar": "dawn"},
+              {"every": 5, "timezone": "UTC"}, {"crontab": {}, "timezone": 5}, {"crontab": {}, "timezone": None}],
 )  # fmt: skip
 def test_what_says_no_times_is_refused(given: object) -> None:
     """It may have been written by hand into a scheduler's database."""
@@ -189,7 +227,14 @@ def test_what_says_no_times_is_refused(given: object) -> None:
         read_slots(given)
 
 
-@pytest.mark.parametrize("slots", [Slots(every=5.0), Slots(crontab={"minute": "0", "hour": [1, 2]})])
+@pytest.mark.parametrize(
+    "slots",
+    [
+        Slots(every=5.0),
+        Slots(crontab={"minute": "0", "hour": [1, 2]}),
+        Slots(crontab={"minute": "0"}, timezone="Europe/Berlin"),
+    ],
+)
 def test_times_are_written_and_read(slots: Slots) -> None:
     """They stand in the message as JSON."""
     assert read_slots(slots.tree()) == slots

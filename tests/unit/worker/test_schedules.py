@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -184,6 +185,34 @@ def test_arguments_by_their_place_are_sent_by_their_names(app: Celery, monkeypat
     assert more == ("one more",)  # which Celery refuses
 
 
+def test_a_beat_that_is_a_moment_early_sends_no_copy(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second message falls into the interval of the first one, and its run would be lost without a word."""
+    moments = [datetime(2026, 3, 29, 12, 1, 0, 2000, UTC), datetime(2026, 3, 29, 12, 1, 59, 999_000, UTC)]
+    moments += [datetime(2026, 3, 29, 12, 2, 20, tzinfo=UTC), datetime(2026, 3, 29, 12, 2, 59, 998_000, UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return moments[len(found)]
+
+    found: list[str] = []
+    monkeypatch.setattr(schedules, "datetime", Clock)
+    for _ in moments:
+        kwargs, _ = sent_by(app, monkeypatch, document=DOCUMENT, schedule={"every": 60.0})
+        found.append(kwargs["at"][11:19])
+
+    assert found == ["12:01:00", "12:02:00", "12:02:00", "12:03:00"]
+
+
+def test_a_beat_remembers_only_its_latest_entries(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that sends a document of its own each time does not grow."""
+    monkeypatch.setattr(schedules, "MOST_KNOWN", 3)
+    for number in range(5):
+        sent_by(app, monkeypatch, document={**DOCUMENT, "variables": {"n": number}}, schedule={"every": 60.0})
+
+    assert len(task_of(app)._sent_for) == 3
+
+
 def test_the_messages_of_a_repeated_hour_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """When clocks go back, the runs of the second pass are no copies of those of the first one."""
     passes = [datetime(2026, 10, 25, hour, 5, 2, tzinfo=UTC) for hour in (0, 1)]
@@ -204,6 +233,37 @@ def test_the_messages_of_a_repeated_hour_have_times_of_their_own(monkeypatch: py
             found.append(kwargs["at"])
 
     assert found == ["2026-10-25T00:05:00+00:00", "2026-10-25T01:05:00+00:00"]
+
+
+def test_a_crontab_of_its_own_time_zone_means_the_times_of_that(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an admin page of django-celery-beat each crontab has a zone; that of the app says nothing of it."""
+    from django_celery_beat.tzcrontab import TzAwareCrontab
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime(2026, 7, 1, 6, 0, 1, tzinfo=UTC)
+
+    in_berlin = TzAwareCrontab(minute=0, hour=8, tz=ZoneInfo("Europe/Berlin"))
+    entry = schedule_entry(DOCUMENT, schedule=in_berlin)
+    monkeypatch.setattr(schedules, "datetime", Clock)
+
+    kwargs, _ = sent_by(app, monkeypatch, **entry["kwargs"])
+
+    assert entry["kwargs"]["schedule"]["timezone"] == "Europe/Berlin"
+    assert json.loads(json.dumps(entry["kwargs"])) == entry["kwargs"]
+    assert kwargs["at"] == "2026-07-01T06:00:00+00:00"
+    utc = schedule_entry(DOCUMENT, schedule=TzAwareCrontab(minute=0, hour=8))["kwargs"]["schedule"]
+    assert utc["timezone"] == "UTC"
+
+
+@pytest.mark.parametrize("zone", ["Europe/Bärlin", "", "../UTC", "Europe"])
+def test_a_time_zone_that_nobody_knows_is_told(app: Celery, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """It may have been written by hand into a scheduler's database."""
+    with pytest.raises(InvalidInput, match="no time zone") as refused:
+        sent_by(app, monkeypatch, document=DOCUMENT, schedule={"crontab": {"minute": 0}, "timezone": zone})
+
+    assert refused.value.path == "schedule.timezone"
 
 
 def test_two_messages_of_one_time_begin_one_workflow(app: Celery) -> None:
@@ -233,7 +293,7 @@ def test_another_document_under_the_same_id_is_told(app: Celery) -> None:
 
 def test_the_deadline_is_counted_from_the_time_that_was_due(app: Celery) -> None:
     """So a message that waited has less time, and a second beat the same content."""
-    entry = schedule_entry(DOCUMENT, schedule=60, deadline_after=timedelta(hours=1))
+    entry = schedule_entry(DOCUMENT, schedule=crontab(), deadline_after=timedelta(hours=1))
     now = datetime.now(UTC).replace(microsecond=0)
 
     correlation_id = task_of(app)(**entry["kwargs"], at=now.isoformat())
@@ -242,6 +302,25 @@ def test_the_deadline_is_counted_from_the_time_that_was_due(app: Celery) -> None
     assert json.loads(record.envelope)["deadline"] == (now + timedelta(hours=1)).isoformat().replace("+00:00", "Z")  # type: ignore[union-attr]
     with pytest.raises(InvalidDocument, match="deadline_passed"):
         task_of(app)(**entry["kwargs"], at="2026-03-29T08:00:00+00:00")
+
+
+def test_a_beat_at_any_phase_of_an_interval_leaves_time_until_the_deadline(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat sends when its interval is over since its own start, which may be hours after the time it means."""
+    now = datetime.now(UTC)
+    for number, phase in enumerate((0.001, 0.3, 0.6, 0.9)):
+        every = now.timestamp() / (20_000 + phase)  # of about a day, of which that much is over
+        entry = schedule_entry({**DOCUMENT, "correlation_id": f"r{number}"}, schedule=every, deadline_after=600)
+        kwargs, _ = sent_by(app, monkeypatch, **entry["kwargs"])
+
+        correlation_id = task_of(app)(**kwargs)
+        again = task_of(app)(**kwargs)  # of another beat
+
+        record = install(app).store.workflow(correlation_id)  # type: ignore[union-attr]
+        deadline = datetime.fromisoformat(json.loads(record.envelope)["deadline"])  # type: ignore[union-attr]
+        assert again == correlation_id
+        assert timedelta(seconds=600) < deadline - now <= timedelta(seconds=600 + every)
 
 
 def test_without_a_schedule_the_id_is_that_of_the_document_or_of_the_task(app: Celery) -> None:
@@ -284,6 +363,17 @@ def test_while_the_store_is_away_the_task_is_tried_again(
     finally:
         task.pop_request()
     assert [(given["document"], given["at"]) for given in sent] == [(DOCUMENT, at)]
+
+
+@pytest.mark.parametrize("document", [DOCUMENT, {key: DOCUMENT[key] for key in ("version", "itinerary")}])
+def test_a_message_of_a_schedule_without_a_time_is_refused(app: Celery, document: dict[str, Any]) -> None:
+    """A beat that does not load us sent it: each run after the first would be lost, or two beats begin two."""
+    entry = schedule_entry(document, schedule=60)
+
+    with pytest.raises(InvalidInput, match="have beat load the app") as refused:
+        task_of(app)(**entry["kwargs"])
+
+    assert refused.value.path == "at"
 
 
 @pytest.mark.parametrize("at", ["now", "2026-03-29T08:00:00", 5])
