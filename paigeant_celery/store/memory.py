@@ -661,7 +661,6 @@ class MemoryStore:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
-            self._records.hops[hop_id].lapsed = False
         return change != "lost"
 
     def _heard(self, kept: Kept, conversation: ConversationKey | None, now: datetime) -> Heard | None:
