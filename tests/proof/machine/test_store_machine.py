@@ -1632,6 +1632,7 @@ class Machine:
         queues = None if empty is None else {QUEUE: empty}
         before = self.last
         found = self.pair.ask(lambda store: store.sweep(host=host, dead=dead, queues=queues))
+        self.pair.look(lambda store: store.look_over())
         again = [each.hop_id for each in found.overdue]
         assert found.overdue == tuple(map(self.recorded_in(before), again)), f"answer: {found.overdue}"
         self.seen["lapsed"] += sum(before.hops[hop_id].state == "running" for hop_id in again)
