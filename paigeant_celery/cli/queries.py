@@ -44,17 +44,18 @@ def _moment(context: click.Context, option: click.Parameter, typed: str | None) 
 
 
 @command(name="list")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only in this state; may be repeated.")
-@click.option("--activity", help="Only those that stand at this activity.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state; may be repeated.")
+@click.option("--activity", help="Only those whose current step is of this activity.")
 @click.option("--waits-for", metavar="NAME", help="Only those that wait for a signal or an answer of this name.")
-@click.option("--since", callback=_moment, help="Only those recorded since then: 15m, 2h, 3d, a day, or a time.")
-@click.option("--before", callback=_moment, help="Only those recorded before then.")
-@click.option("--prefix", help="Only those whose ids begin so, in the order of their ids.")
-@click.option("--after", metavar="NEXT", help="Go on behind the `next` of an earlier list.")
+@click.option("--since", callback=_moment, help="Only those recorded after this: 15m, 2h or 3d ago, a day, or a time.")
+@click.option("--before", callback=_moment, help="Only those recorded before this.")
+@click.option("--prefix", help="Only those whose ids begin with this, in the order of their ids.")
+@click.option("--after", metavar="NEXT", help="List what comes after the `next` of an earlier list.")
 @click.option("--limit", default=50, show_default=True, help="List at most this many.")
+@click.option("--ids", is_flag=True, help="Print ids alone, one a line, for `retry -` and other programs.")
 @click.pass_context
-def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters: Any) -> None:
-    """List workflows, the newest first, and say why those stand that do."""
+def list_workflows(context: click.Context, /, states: tuple[str, ...], ids: bool, **filters: Any) -> None:
+    """List workflows, newest first, and say why each one that does not go on stands still."""
     from paigeant_celery.client.queries import Workflows
 
     found = Workflows(transport_of_app(context)).page_sync(state=states, **filters)  # type: ignore[arg-type]
@@ -65,7 +66,7 @@ def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters
         "complete": found.complete,
         "unreadable": list(found.unreadable),
     }
-    tell(document, _lines(found))
+    tell(document, _ids_only(found) if ids else _lines(found))
 
 
 @command()
@@ -107,6 +108,17 @@ def _lines(page: WorkflowPage) -> Iterator[str | Table]:
         yield _table(page.items)
     else:
         yield "no workflows" if page.next is None else "no workflows here"
+    yield from _beside(page)
+
+
+def _ids_only(page: WorkflowPage) -> Iterator[str]:
+    """Yield the ids, for the next program; what else is to be said goes to the standard error, for people."""
+    yield from (each.correlation_id for each in page.items)
+    for line in _beside(page):
+        click.echo(line, err=True)
+
+
+def _beside(page: WorkflowPage) -> Iterator[str]:
     if page.next is not None:
         yield f"more: --after {page.next}"
     if page.unreadable:

@@ -34,10 +34,11 @@ def ready(context: click.Context, destination: str | None, timeout: float, silen
     app = context.obj.app
     wanted = [name.strip() for name in (destination or "").split(",") if name.strip()]
     workers = _asked(app, wanted, timeout, silence)
+    is_wrong = any(not worker["ready"] for worker in workers)
     unanswered = sorted({*wanted} - {worker["worker"] for worker in workers})
     workers += [{"worker": name, "ready": False, "serves": [], "pid": None, "findings": []} for name in unanswered]
     is_ready = bool(workers) and all(worker["ready"] for worker in workers)
-    end = Exit.FINE if is_ready else Exit.FAILED if len(workers) > len(unanswered) else Exit.TIMEOUT
+    end = Exit.FINE if is_ready else Exit.FAILED if is_wrong else Exit.TIMEOUT
     tell(
         {"ready": is_ready, "workers": workers, "unanswered": unanswered},
         _lines(workers, unanswered, timeout),
@@ -58,7 +59,7 @@ def _asked(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> l
 
 
 def _heard(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> dict[str, Any]:
-    from paigeant_celery.broker.reach import reaching_broker
+    from paigeant_celery.broker.reach import asking_broker
     from paigeant_celery.broker.transport import transport_of
     from paigeant_celery.worker.readiness import COMMAND
 
@@ -66,8 +67,7 @@ def _heard(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> d
     if transport.in_memory:
         text = "the broker is `memory://`, which no other process can reach, so no worker of one can be asked"
         raise Refused(text, code="in_memory", ends=Exit.USAGE)
-    with reaching_broker(app), app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=timeout)
+    with asking_broker(app, timeout=timeout) as connection:
         asked = list(wanted) or _serving(app, connection, timeout)
         if not asked:
             return {}

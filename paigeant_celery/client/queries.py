@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
-from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck
+from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck, why_stuck_below
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.names import Names
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.query_port import ListedPage, ListedWorkflow, Serving
@@ -45,7 +46,8 @@ class WorkflowSummary:
 
     `state` is as in `WorkflowStatus`, and `activity` and `step_id` are those of its current step, or of the last one
     if it has ended; "" if nothing is known of them. `waits_for` are the names of what its current step waits for, and
-    `stuck` says why nobody will run it, if nobody will. `runner`, `ahead` and `last_failure` are as in
+    `stuck` says why nobody will run it, if nobody will. If it waits for branches, both are about some of those that
+    have not ended: a list looks at ten. `runner`, `ahead` and `last_failure` are as in
     `WorkflowStatus`.
     """
 
@@ -182,9 +184,10 @@ class Workflows:
         complete = store.list_older()
         found = store.listed(query)
         _say_unreadable(store, found)
-        serving = serving_of(store) if any(needs_worker(each) for each in found.items) else None
+        in_question = any(needs_worker(each) or each.queues_below for each in found.items)
+        serving, names = serving_of(store) if in_question else None, Names(self._transport.settings.prefix)
         return WorkflowPage(
-            items=tuple(_summary(each, serving) for each in found.items),
+            items=tuple(_summary(each, serving, names) for each in found.items),
             next=found.next,
             complete=complete,
             unreadable=found.unreadable,
@@ -244,7 +247,15 @@ def _checked_transport(transport: Transport | None) -> Transport:
     return get_transport() if transport is None else checked_transport(transport)
 
 
-def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
+def _stuck(found: ListedWorkflow, serving: Serving | None, names: Names) -> str | None:
+    if serving is None:
+        return None
+    if needs_worker(found):
+        return why_stuck(found.activity, found.queue, serving, since=found.updated_at)
+    return why_stuck_below(found, serving, names)
+
+
+def _summary(found: ListedWorkflow, serving: Serving | None, names: Names) -> WorkflowSummary:
     return WorkflowSummary(
         correlation_id=found.correlation_id,
         state=found.state,
@@ -256,9 +267,7 @@ def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
         updated_at=found.updated_at,
         failure=found.failure,
         waits_for=found.waits_for,
-        stuck=why_stuck(found.activity, found.queue, serving, since=found.updated_at)
-        if serving is not None and needs_worker(found)
-        else None,
+        stuck=_stuck(found, serving, names),
         runner=runner_of(found),
         ahead=found.ahead,
         last_failure=found.last_failure,

@@ -9,11 +9,20 @@ from difflib import get_close_matches
 
 from paigeant_celery.client.readings import BranchStatus, Runner
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.names import FLOW
+from paigeant_celery.core.names import FLOW, Names
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
-__all__ = ["WAIT_FOR_WORKERS", "Outlook", "needs_worker", "outlook_of", "runner_of", "serving_of", "why_stuck"]
+__all__ = [
+    "WAIT_FOR_WORKERS",
+    "Outlook",
+    "needs_worker",
+    "outlook_of",
+    "runner_of",
+    "serving_of",
+    "why_stuck",
+    "why_stuck_below",
+]
 
 WAIT_FOR_WORKERS = ("queued", "retrying")
 UNSERVED = timedelta(seconds=15)  # a worker that serves a queue says so about once a second, unless it is held up
@@ -74,6 +83,14 @@ def runner_of(found: ListedWorkflow) -> Runner | None:
     _, pid, _, _, host, *_ = [*found.owner.split(":"), "", "", "", "", ""]  # older versions do not tell the name
     process = int(pid) if pid.isdecimal() else None
     return Runner(host=host, pid=process, since=found.running_since, lapsed_at=found.lapsed_at)
+
+
+def why_stuck_below(found: ListedWorkflow, serving: Serving, names: Names) -> str | None:
+    """Say why a branch of a workflow that waits for its branches will not run, as far as a list has looked at them."""
+    reasons = (
+        why_stuck(names.activity(queue) or "", queue, serving, since=found.updated_at) for queue in found.queues_below
+    )
+    return next((f"{why} (in a branch)" for why in reasons if why is not None), None)
 
 
 def why_stuck(activity: str, queue: str, serving: Serving, *, since: datetime) -> str | None:

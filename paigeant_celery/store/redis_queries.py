@@ -202,9 +202,9 @@ def _readable(server: Server, entries: Sequence[Sequence[Any]], lost: list[str])
 def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
     (
         workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since,
-        lapsed_at, retry_at, ahead, served_at, last, envelope, waits,
+        lapsed_at, retry_at, ahead, served_at, last, envelope, waits, below,
     ) = entry  # fmt: skip
-    for text in (*entry[:-2], *waits):
+    for text in (*entry[:-3], *waits, *below):
         str(text).encode()  # raises for what is no text
     if envelope and (known := step_in(envelope))[0]:  # an older version recorded it
         if known != (activity, step_id):
@@ -228,4 +228,5 @@ def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
         ahead=int(ahead) if ahead else None,
         last_failure=failure_of(last) if last else None,
         served_at=moment_of(served_at) if served_at else None,
+        queues_below=tuple(below),
     )

@@ -288,6 +288,23 @@ def test_signals_and_answers_reach_branches(workflow_harness: WorkflowHarness, c
     assert handle.result_sync(timeout=0).output == [1, "XL", 17]
 
 
+def test_the_list_says_that_nobody_serves_the_queue_of_a_branch(
+    workflow_harness: WorkflowHarness, call: Callable[..., Result]
+) -> None:
+    """Otherwise twenty branches that nobody will ever run look like a workflow that waits for something."""
+    dispatched(workflow_harness, for_each(read.activity(), over=["a"] * 20, step_id="mails"), hops=1)
+    workflow_harness.store.sweep(host="there", served=["paigeant._flow", "paigeant.reader"])
+
+    (listed,) = json.loads(call("list", "--json").output)["workflows"]
+
+    why = "read waits on paigeant.read: no worker serves it; did you mean reader?"
+    assert (listed["state"], listed["step_id"], listed["stuck"]) == ("suspended", "mails", f"{why} (in a branch)")
+    assert f"  {why} (in a branch)\n" in call("list").output
+    assert f"  stuck:     {why} (in mails/0)\n" in call("show", "w", "--no-workers").output
+    workflow_harness.store.sweep(host="there", served=["paigeant.read"])
+    assert json.loads(call("list", "--json").output)["workflows"][0]["stuck"] is None
+
+
 @pytest.mark.parametrize("ends_as", ["parked", "failed", "suspended", "cancelled"])
 def test_what_a_step_gave_is_printed_however_its_workflow_stands(
     workflow_harness: WorkflowHarness, call: Callable[..., Result], ends_as: str

@@ -8,7 +8,8 @@
 -- Answer: {{workflow, state (a letter), activity, step, created_at, updated_at, failure, queue, attempt, owner, since when it
 --         runs, since when the lease of its owner is over ('' if it is not), when it is tried again, how many messages are
 --         before it, when its queue was served last, the error of its last attempt, envelope (if nothing is known of its
---         step, or only of an earlier one), the names of its open waits}, ...}, behind what it goes on (age and workflow, or workflow; '' at the
+--         step, or only of an earlier one), the names of its open waits, the queues on which branches wait for a
+--         worker}, ...}, behind what it goes on (age and workflow, or workflow; '' at the
 --         end), {those whose records cannot be read}}
 
 local _, most, how = unpack(ARGV, 1, 3)
@@ -34,6 +35,54 @@ local function small_envelope_of(workflow, hop)
   return envelope
 end
 
+-- Add to some texts those that are not among them.
+local function add_new(texts, seen, more)
+  for _, text in ipairs(more) do
+    if text and not seen[text] then
+      seen[text] = true
+      texts[#texts + 1] = text
+    end
+  end
+end
+
+-- The names of open waits of a hop.
+local function names_of(hop, open)
+  local names, tokens = {}, tokens_in(open or nil)
+  for i = 1, math.min(#tokens, MOST_FIELDS) do names[i] = ':name:' .. tokens[i] end
+  return #names > 0 and redis.pcall('HMGET', hop_key(hop), unpack(names)) or {}
+end
+
+-- Some branches of a block that have not ended: the hops at which they stand, the first opened first.
+local function open_below(block, opened)
+  local fields, found = {}, {}
+  for number = 0, opened - 1 do
+    if number < NUMBERS_BELOW or number >= opened - NUMBERS_BELOW then
+      fields[#fields + 1] = 'branch:' .. int(number)
+      fields[#fields + 1] = 'how:' .. int(number)
+    end
+  end
+  local values = #fields > 0 and redis.pcall('HMGET', hop_key(block), unpack(fields)) or {}
+  for i = 1, #values, 2 do
+    if values[i] and not values[i + 1] and #found < LOOKED_BELOW then found[#found + 1] = values[i] end
+  end
+  return found
+end
+
+-- The queues on which branches of a block wait for a worker; adds the names of what others wait for.
+local function look_below(block, opened, names, seen)
+  local queues, seen_queues, asking = {}, {}, 0
+  for _, hop in ipairs(open_below(block, opened)) do
+    local state, queue, open = unpack(redis.pcall('HMGET', hop_key(hop), 'state', 'queue', ':open'))
+    if state == 'queued' or state == 'waiting' then
+      add_new(queues, seen_queues, { queue })
+    elseif state == 'suspended' and open and open ~= '' and asking < ASKING_BELOW then
+      asking = asking + 1
+      add_new(names, seen, names_of(hop, open))
+    end
+  end
+  return queues
+end
+
 -- What a list shows of a workflow, and as what it is listed now; nil if it shows nothing, or there is none.
 local function read(workflow)
   local record = redis.pcall('HMGET', wf_key(workflow), 'state', 'hop', 'created_at', 'updated_at', 'failure')
@@ -48,8 +97,8 @@ local function read(workflow)
     return nil
   end
   local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'attempt', 'failure', 'given_back', 'owner', 'claimed_at',
-    'sent', ':open', 'block:written', 'activity')
-  local hop_state, queue, attempt, failure, given_back, owner, since, sent, open, written, known = unpack(found)
+    'sent', ':open', 'block:written', 'block:opened', 'activity')
+  local hop_state, queue, attempt, failure, given_back, owner, since, sent, open, written, opened, known = unpack(found)
   local letter = letter_of(state, hop_state, given_back)
   local age = age_of(created_at)
   if not (letter and age) then
@@ -71,16 +120,9 @@ local function read(workflow)
     told = failure
   end
   local retry_at = hop_state == 'waiting' and redis.pcall('ZSCORE', due, hop)
-  local names, seen = {}, {}
-  local tokens = hop_state and not ENDED[hop_state] and tokens_in(open or nil) or {}
-  for i = 1, math.min(#tokens, MOST_FIELDS) do names[i] = ':name:' .. tokens[i] end
-  local waits = {}
-  for _, name in ipairs(#names > 0 and redis.pcall('HMGET', hop_key(hop), unpack(names)) or {}) do
-    if name and not seen[name] then
-      seen[name] = true
-      waits[#waits + 1] = name
-    end
-  end
+  local waits, seen, queues_below = {}, {}, {}
+  if hop_state and not ENDED[hop_state] then add_new(waits, seen, names_of(hop, open)) end
+  if letter == 's' and written then queues_below = look_below(hop, tonumber(opened or nil) or 0, waits, seen) end
   local before = ''
   if letter == 'q' and queue and (tonumber(sent or nil) or 0) > 0 then
     before = int(math.max(0, sent - (number_at(reached_on, 'HGET', reached_key, queue) or 0) - 1))
@@ -93,7 +135,7 @@ local function read(workflow)
   return { workflow, letter, listed.activity, listed.step, created_at, updated_at, text_or_empty(told), text_or_empty(queue),
     text_or_empty(attempt), text_or_empty(letter == 'r' and owner), text_or_empty(letter == 'r' and since),
     leased and leased <= now and int(leased) or '', type(retry_at) == 'string' and int(retry_at + AHEAD) or '', before, at and int(at) or '',
-    text_or_empty(letter == 'q' and failure), text_or_empty(envelope), waits }, listed
+    text_or_empty(letter == 'q' and failure), text_or_empty(envelope), waits, queues_below }, listed
 end
 
 -- The age and the workflow of a text that is by state, or by activity and state.
