@@ -10,12 +10,14 @@ from difflib import get_close_matches
 from paigeant_celery.client.readings import BranchStatus, Runner
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.names import FLOW, Names
+from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
 __all__ = [
     "WAIT_FOR_WORKERS",
     "Outlook",
+    "lost_in",
     "needs_worker",
     "outlook_of",
     "runner_of",
@@ -47,7 +49,7 @@ def serving_of(store: Store) -> Serving | None:
 def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branches: Sequence[BranchStatus]) -> Outlook:
     """Return what is known of the current step of a workflow, or of those in its branches."""
     found = store.standing(correlation_id)
-    waiting = [branch for branch in _all(branches) if branch.state in WAIT_FOR_WORKERS and branch.queue]
+    waiting = [branch for branch in _all(branches) if branch.needs_worker and branch.queue]
     if found is None or not (waiting or found.state in (*WAIT_FOR_WORKERS, "running")):
         return Outlook()
     stuck: str | None = None
@@ -65,6 +67,13 @@ def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branc
     return Outlook(stuck=stuck, runner=runner_of(found), ahead=found.ahead, last_failure=found.last_failure)
 
 
+def lost_in(branches: Sequence[BranchStatus]) -> Iterator[str]:
+    """Yield which steps in branches have lost their process, each with what is known of that."""
+    for branch in _all(branches):
+        if branch.runner is not None and branch.runner.lapsed_at is not None:
+            yield f"{branch.step or branch.path} {branch.runner.told}"
+
+
 def _all(branches: Sequence[BranchStatus]) -> Iterator[BranchStatus]:
     for branch in branches:
         yield branch
@@ -76,8 +85,8 @@ def needs_worker(found: ListedWorkflow) -> bool:
     return found.state in WAIT_FOR_WORKERS or found.lapsed_at is not None
 
 
-def runner_of(found: ListedWorkflow) -> Runner | None:
-    """Return which process runs the current step of a workflow, or did and is lost; None if none does."""
+def runner_of(found: ListedWorkflow | HopReading) -> Runner | None:
+    """Return which process runs the current step of a workflow or a branch, or did and is lost; None if none does."""
     if found.owner is None:
         return None
     _, pid, _, _, host, *_ = [*found.owner.split(":"), "", "", "", "", ""]  # older versions do not tell the name

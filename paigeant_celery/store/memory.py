@@ -413,13 +413,13 @@ class MemoryStore:
 
     def branches(self, hop_id: str, *, first: int, limit: int) -> Sequence[BranchReading]:
         """Return branches of a block in their order, from a number on."""
-        with self._transaction():
-            return self._branches.read(hop_id, first=first, limit=limit)
+        with self._transaction() as now:
+            return self._branches.read(hop_id, first=first, limit=limit, now=now)
 
     def hop(self, hop_id: str) -> HopReading | None:
         """Return where any hop stands, or None."""
-        with self._transaction():
-            return self._branches.hop(hop_id)
+        with self._transaction() as now:
+            return self._branches.hop(hop_id, now=now)
 
     def record(
         self, closing: Closing, records: Mapping[str, str], *, spent: Mapping[str, Usage] | None = None

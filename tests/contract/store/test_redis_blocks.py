@@ -198,6 +198,22 @@ def test_no_call_on_a_full_page_of_branches_runs_more_than_a_thousand_commands(a
     alone.close()
 
 
+def test_whose_lease_is_over_is_read_with_one_command_for_each_owner(alone: RedisBench) -> None:
+    """A status of a thousand branches that run costs the server no more than it must."""
+    store, counted = alone.raw, []
+    for workflow, owners in (("a", 0), ("b", 3), ("c", PAGE)):
+        block = begun(alone, workflow)
+        store.hold(block, page(0, PAGE, of=f"{workflow}.0"))
+        store.open_block(block, plan(PAGE, window=PAGE, collects=True))
+        store.suspend(block, Standing(branches=True))
+        for number in range(PAGE if owners else 0):
+            run(store, at(number, of=f"{workflow}.0"), owner=f"host-{number % owners}:1")
+        counted.append(commands_of(alone, lambda of=f"{workflow}.0": store.branches(of, first=0, limit=PAGE)))
+
+    assert [each - counted[0] for each in counted] == [0, 3, PAGE]
+    alone.close()
+
+
 @pytest.mark.parametrize("how", ["complete", "fail", "cancel"])
 def test_no_end_of_a_large_workflow_runs_more_than_a_thousand_commands(alone: RedisBench, how: str) -> None:
     """Nor does any sweep that cleans up behind it."""

@@ -2495,14 +2495,14 @@ def test_each_rule_of_the_scripts_has_calls_that_need_it(new_pairs: Pairs, name:
 # Only long sequences meet these: 12 to 24 s of random calls. The test above has calls for them as for all others.
 LONG_SOUGHT = {
     "an adopted hop has the fence of the lost one", "each attempt hears what there is", "no deadline after a redrive",
-    "a page of branches is written twice", "a block is opened twice", "a block is joined twice", "a join is lost",
+    "a page of branches is written twice", "a block is opened twice", "a join is lost",
 }  # fmt: skip
 # These take several calls about one block, or about the one workflow that has limits, and nothing else in between.
 # 600 examples hardly ever have them.
 HARDLY_MET = {
     "a join between the last look and the suspension is lost", "a join that cannot be met any more is not missed",
-    "a held branch is never opened", "a parked branch keeps its place", "a redriven branch is not counted",
-    "a branch stands at its first hop for ever", "a loser still writes",
+    "a block is joined twice", "a held branch is never opened", "a parked branch keeps its place",
+    "a redriven branch is not counted", "a branch stands at its first hop for ever", "a loser still writes",
     "a branch of a workflow that has ended goes on", "a workflow whose branches are all parked seems to go on",
     "more branches go on than may",
     "a call counts each time it is recorded", "a step counts beside its calls",
