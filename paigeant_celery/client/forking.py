@@ -18,7 +18,7 @@ from paigeant_celery.client.checks import (
     checked_envelope,
     files_apart,
 )
-from paigeant_celery.client.copied import Before, said_before
+from paigeant_celery.client.copied import StepsBefore, said_before
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.files import stored_files
 from paigeant_celery.core.forks import folded_whole, unspent
@@ -111,7 +111,7 @@ class NewFork:
             usage_limits=whole.usage_limits,
         )
         check_queues(message, transport)
-        taken = Before(original.store, whole.correlation_id, before)
+        taken = StepsBefore(original.store, whole.correlation_id, before)
         copied = [*taken.names, *stored_files(message)]
         content = self._content(original.record, message)
         message, blobs = files_apart(message, transport)

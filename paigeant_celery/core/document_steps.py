@@ -46,6 +46,7 @@ __all__ = [
     "StepOfDocument",
     "inner_of",
     "made",
+    "moment_text",
     "places_of",
     "tree_of",
 ]
@@ -416,7 +417,7 @@ def _own_tree(step: Step) -> dict[str, Any]:
         case WaitSpec():
             return {"wait_for": step.name, "timeout": step.timeout}
         case SleepSpec(until=datetime() as until):
-            return {"sleep_until": _moment(until)}
+            return {"sleep_until": moment_text(until)}
         case SleepSpec():
             return {"sleep_for": step.seconds}
         case BlockSpec():
@@ -443,5 +444,6 @@ def _block_tree(block: BlockSpec) -> dict[str, Any]:
     return own | joining
 
 
-def _moment(time: datetime) -> str:
+def moment_text(time: datetime) -> str:
+    """Return a time as documents have it."""
     return time.isoformat().replace("+00:00", "Z")

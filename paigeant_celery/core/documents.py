@@ -11,7 +11,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.document_errors import Finding, InvalidDocument
-from paigeant_celery.core.document_steps import STEPS, Policy, Ran, tree_of
+from paigeant_celery.core.document_steps import STEPS, Policy, Ran, moment_text, tree_of
 from paigeant_celery.core.document_text import read_text, write_json, write_yaml
 from paigeant_celery.core.faults import OUR_OWN, QUOTING
 from paigeant_celery.core.jsonable import dumps, is_json
@@ -229,4 +229,4 @@ def _limits(limits: WorkflowLimits | None) -> dict[str, Any] | None:
 
 
 def _moment(time: datetime | None) -> str | None:
-    return time.isoformat().replace("+00:00", "Z") if time is not None else None
+    return moment_text(time) if time is not None else None

@@ -34,7 +34,6 @@ from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
 from paigeant_celery.store.port import (
     AskedWait,
-    Before,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -44,6 +43,7 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
+    EarlierClaims,
     Heard,
     NewWait,
     NewWorkflow,
@@ -734,7 +734,7 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
 def _note_claim(kept: Kept, before: Hop, trace: str, now: datetime) -> None:
     """Note what a claim is told of those before it, and what later ones are told of it."""
     taken_over = before.owner is not None  # also if it lapsed and is queued
-    kept.before = Before(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
+    kept.before = EarlierClaims(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
     kept.last_claim = now
     if trace:
         kept.traces = (*kept.traces, trace)[-LIMITS.most_traces :]

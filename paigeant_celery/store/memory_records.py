@@ -19,7 +19,7 @@ from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.port import (
     NOTHING_BEFORE,
-    Before,
+    EarlierClaims,
     Heard,
     HopRecord,
     NewWorkflow,
@@ -118,7 +118,7 @@ class Kept:
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
     last_claim: datetime | None = None
-    before: Before = NOTHING_BEFORE  # that
+    before: EarlierClaims = NOTHING_BEFORE  # that
     traces: tuple[str, ...] = ()  # of its latest attempts
     counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)

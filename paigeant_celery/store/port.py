@@ -21,7 +21,6 @@ from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Stan
 __all__ = [
     "AskedWait",
     "NOTHING_BEFORE",
-    "Before",
     "BoundBroker",
     "BranchStore",
     "Claim",
@@ -33,6 +32,7 @@ __all__ = [
     "ConversationKeeper",
     "DeadLetter",
     "Dropped",
+    "EarlierClaims",
     "Edit",
     "EditAnswer",
     "EditStore",
@@ -119,7 +119,7 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Before:
+class EarlierClaims:
     """What is known of the earlier claims of a hop; nothing at its first one.
 
     `claimed_at` is when the last of them was made, and `taken_over` says that its owner was lost: its lease ended, or
@@ -131,7 +131,7 @@ class Before:
     traces: tuple[str, ...] = ()
 
 
-NOTHING_BEFORE = Before()
+NOTHING_BEFORE = EarlierClaims()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Claimed:
     brought: Mapping[str, str] = field(default_factory=dict, repr=False)
     waits: tuple[Wait, ...] = ()
     totals: Totals | None = None
-    before: Before = NOTHING_BEFORE
+    before: EarlierClaims = NOTHING_BEFORE
 
 
 DropReason: TypeAlias = Literal[

@@ -9,7 +9,7 @@ import pytest
 
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.port import Before, Claim, Claimed, Closing, Standing, Store
+from paigeant_celery.store.port import Claim, Claimed, Closing, EarlierClaims, Standing, Store
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import FAILURE, claim, closing, new
 
@@ -29,7 +29,7 @@ def test_a_first_claim_is_told_that_nothing_was_before(bench: Bench) -> None:
     """Its span is linked to none."""
     bench.store.start(new())
 
-    assert claimed(bench, traced(1)).before == Before()
+    assert claimed(bench, traced(1)).before == EarlierClaims()
 
 
 def test_a_claim_is_told_the_spans_of_earlier_attempts_and_when_the_last_began(bench: Bench) -> None:
@@ -42,8 +42,8 @@ def test_a_claim_is_told_the_spans_of_earlier_attempts_and_when_the_last_began(b
 
     third = claimed(bench, traced(3))
 
-    assert second.before == Before(claimed_at=first.now, traces=("span-1",))
-    assert third.before == Before(claimed_at=second.now, traces=("span-1",))
+    assert second.before == EarlierClaims(claimed_at=first.now, traces=("span-1",))
+    assert third.before == EarlierClaims(claimed_at=second.now, traces=("span-1",))
 
 
 def test_a_repeated_claim_gets_the_same_answer(bench: Bench) -> None:
