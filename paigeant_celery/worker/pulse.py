@@ -45,9 +45,11 @@ class Pulse:
 
     def give(self, sign: Sign) -> None:
         """Say that this process goes on."""
-        offset = self._offset()
-        if offset is not None:
-            _TIME.pack_into(self._memory, offset + _AT[sign], time.monotonic())
+        self._note(sign, time.monotonic())
+
+    def take_back(self, sign: Sign) -> None:
+        """Say that nothing in this process gives such a sign now, so that nobody waits for the next one."""
+        self._note(sign, 0.0)
 
     def of(self, pids: Collection[int]) -> Iterator[Beat]:
         """Yield the latest signs of these processes, of those that have given any."""
@@ -56,6 +58,11 @@ class Pulse:
             pid, loop, lease = _SLOT.unpack_from(self._memory, number * _SLOT.size)
             if pid in pids:
                 yield Beat(pid=pid, loop=now - loop if loop else None, lease=now - lease if lease else None)
+
+    def _note(self, sign: Sign, at: float) -> None:
+        offset = self._offset()
+        if offset is not None:
+            _TIME.pack_into(self._memory, offset + _AT[sign], at)
 
     def _offset(self) -> int | None:
         pid = os.getpid()

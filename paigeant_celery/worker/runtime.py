@@ -75,7 +75,9 @@ class HopRuntime:
         self.outdated = False  # a newer version has begun, so nothing more is taken
         self.pulse = Pulse()
         self.broker_lost = False  # while Celery looks at what ran when it lost its connection
-        self.loop = ProcessLoop(host, turned=partial(self.pulse.give, "loop"))
+        self.loop = ProcessLoop(
+            host, turned=partial(self.pulse.give, "loop"), left=partial(self.pulse.take_back, "loop")
+        )
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._look_out = LookOut(lambda: self.shutdown)
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
