@@ -58,8 +58,8 @@ def test_what_a_wait_gave_is_recorded_with_the_next_call_and_known_to_the_next_a
             ended = asyncio.run(run(journal, calls=calls))
         return ended, sorted(json.loads(key)[2] for key in hop.store.journal("w.0"))
 
-    with hop.attempt() as journal, pytest.raises(TimeoutError):
-        asyncio.run(_soon(run(journal, calls=0)))
+    with hop.attempt() as journal, pytest.raises(asyncio.CancelledError):
+        asyncio.run(_cut_off(run(journal, calls=0), when=lambda: hop.store.journal("w.0")))
     hop.store.resolve(tokens[0], {"": json.dumps({"payload": "yes"})}, by="ann", call="1")
 
     answer = Ended("settled", {"": {"payload": "yes"}})
@@ -89,10 +89,13 @@ async def _yes(token: str) -> Mapping[str, JsonValue]:
     return {"": {"payload": "yes"}}
 
 
-async def _soon(run: Awaitable[object]) -> None:
-    """Cut off a run that waits."""
-    async with asyncio.timeout(0.01):
-        await run
+async def _cut_off(run: Coroutine[object, object, object], *, when: Callable[[], object]) -> None:
+    """Cut off a run that waits, as soon as something is true."""
+    task = asyncio.ensure_future(run)
+    while not when() and not task.done():
+        await asyncio.sleep(0.001)
+    task.cancel()
+    await task
 
 
 def test_nobody_is_asked_where_the_step_cannot_wait() -> None:
