@@ -26,6 +26,7 @@ from paigeant_celery.worker.outlasting import outlast_refusals
 from paigeant_celery.worker.readiness import Report
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.selection import NO_SELECTION, selection_of
+from paigeant_celery.worker.self_report import let_workers_tell
 from paigeant_celery.worker.serving import (
     banner,
     is_to_serve,
@@ -40,7 +41,6 @@ from paigeant_celery.worker.serving import (
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
-from paigeant_celery.worker.telling import let_workers_tell
 
 __all__ = ["AgentQueues"]
 

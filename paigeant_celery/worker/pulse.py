@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from paigeant_celery.hop.liveness import exists
+
 __all__ = ["BEAT", "REMEMBERED", "Beat", "Pulse"]
 
 BEAT = 1.0  # seconds between two signs of an event loop
@@ -105,16 +107,6 @@ class Pulse:
         for number in range(MOST):
             offset = (pid + number) % MOST * _SLOT.size
             (taken,) = _PID.unpack_from(self._memory, offset)
-            if taken in (0, pid) or not _exists(taken):
+            if taken in (0, pid) or not exists(taken):
                 return offset
         return None
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
