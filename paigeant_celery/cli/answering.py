@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import click
 
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
+from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_json, tell
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -67,7 +67,7 @@ def _told(wait: PendingWait) -> Iterator[str]:
     if wait.question is not None:
         yield f"  question: {shown(wait.question)}"
     for each in wait.calls:
-        yield f"  {each.kind} {shown(each.id)}: {shown(each.tool)} {_json(each.arguments)}"
+        yield f"  {each.kind} {shown(each.id)}: {shown(each.tool)} {shown_json(each.arguments)}"
 
 
 @command()
@@ -136,29 +136,41 @@ def signal(
 
 
 def _tell(told: Answered) -> None:
-    """Say what an answer did; the command fails if it does not count."""
+    """Say what an answer did, and who answered, but not what; the command fails if it does not count."""
     if not told.taken:
-        raise Refused(_why_not(told), code=told.outcome, more=asdict(told))
+        raise Refused(_why_not(told), code=told.outcome, more=_outcome(told))
     still = f"; still open: {', '.join(map(shown, told.open))}"
     what = {
         "recorded": f"this counts{still}",
         "kept": "the signal is kept until a step waits for it",
         "repeated": "a signal with this id was taken before; nothing is changed",
     }.get(told.outcome, "the workflow goes on")
-    tell(told, [what])
+    tell(_outcome(told), [what])
+
+
+def _outcome(told: Answered) -> dict[str, object]:
+    return {
+        "outcome": told.outcome,
+        "first": _given(told.first) if told.first is not None else None,
+        "answers": {part: _given(each) for part, each in told.answers.items()},
+        "open": told.open,
+    }
+
+
+def _given(answer: GivenAnswer) -> dict[str, object]:
+    """Return an answer without what it says, which is for its step alone."""
+    return {"by": answer.by, "at": answer.at}
 
 
 def _why_not(told: Answered) -> str:
     if told.outcome == "late":
         return "too late: the time of the wait is over, or its step has ended"
-    first = f": {_answer(told.first)}" if told.first is not None else ""
+    first, when = told.first, ""
+    if first is not None:
+        who = f"{shown(first.by)} answered" if first.by else "it was answered"
+        when = f": {who} at {first.at:%Y-%m-%d %H:%M:%S} UTC"
     left = f"; still open: {', '.join(map(shown, told.open))}" if any(told.open) else ""
-    return f"somebody was faster, and this answer does not count{first}{left}"
-
-
-def _answer(first: GivenAnswer) -> str:
-    said = _json(first.payload) if first.failed is None else f"there will be no answer, because {shown(first.failed)}"
-    return f"{said} (by {shown(first.by) or '-'} at {first.at:%Y-%m-%d %H:%M:%S} UTC)"
+    return f"somebody was faster, and this answer does not count{when}{left}"
 
 
 def _read(text: str) -> JsonValue:
@@ -178,12 +190,6 @@ def _read_arguments(text: str) -> dict[str, JsonValue]:
         text = "`--args` must be a JSON object of the names of arguments to values"
         raise Refused(text, code="usage", ends=Exit.USAGE)
     return given
-
-
-def _json(value: JsonValue) -> str:
-    from paigeant_celery.core.jsonable import dumps
-
-    return shown(dumps(value))
 
 
 def _inbox(context: click.Context) -> Inbox:

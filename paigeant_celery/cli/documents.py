@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,19 +12,25 @@ import click
 
 from paigeant_celery.cli.answering import by
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
+from paigeant_celery.cli.output import Exit, Refused, command, shown, shown_json, tell
 
 if TYPE_CHECKING:
     from paigeant_celery.core.document_changes import DocumentChange
     from paigeant_celery.core.document_errors import Finding
     from paigeant_celery.core.slip_document import SlipDocument
 
-__all__ = ["changed", "diff", "export", "import_", "lint", "named", "of_document", "text_of"]
+__all__ = [
+    *("changed", "diff", "export", "import_", "lint", "named", "of_document", "text_of", "told_changes", "with_values"),
+]
 
 T = TypeVar("T")
 
 SIGNS = {"added": "+", "removed": "-", "changed": "~", "moved": ">"}
 MOST_SHOWN = 200  # characters of a value in a line; `--json` has all of it
+
+with_values = click.option(
+    "--values", is_flag=True, help="Also print the values, such as prompts; they may be confidential."
+)
 
 
 @command()
@@ -60,22 +65,29 @@ def lint(context: click.Context, file: str) -> None:
 @command()
 @click.argument("before")
 @click.argument("after")
+@with_values
 @click.pass_context
-def diff(context: click.Context, before: str, after: str) -> None:
-    """Say what differs between two documents; each is a file, - for the standard input, or the id of a workflow."""
+def diff(context: click.Context, before: str, after: str, values: bool) -> None:
+    """Say where two documents differ; each is a file, - for the standard input, or the id of a workflow."""
     from paigeant_celery.client.documents import diff_documents
 
     old, new = (of_document(partial(_document_at, context, each), about=named(each)) for each in (before, after))
     changes = diff_documents(old, new)
-    tell({"changes": changes}, changed(changes) or ["nothing differs"], end=Exit.FAILED if changes else Exit.FINE)
+    end = Exit.FAILED if changes else Exit.FINE
+    tell(
+        {"changes": told_changes(changes, values=values)},
+        changed(changes, values=values) or ["nothing differs"],
+        end=end,
+    )
 
 
 @command("import")
 @click.argument("correlation_id")
 @click.argument("file")
+@with_values
 @by
 @click.pass_context
-def import_(context: click.Context, correlation_id: str, file: str, by: str) -> None:
+def import_(context: click.Context, correlation_id: str, file: str, values: bool, by: str) -> None:
     """Replace the steps to come of a parked or suspended workflow by those of a document that was exported from it.
 
     FILE is the document, or - for the standard input. The workflow stays where it is: retry or answer it then.
@@ -85,12 +97,18 @@ def import_(context: click.Context, correlation_id: str, file: str, by: str) -> 
     text, transport = text_of(file), transport_of_app(context)
     done = of_document(lambda: edit_workflow_sync(correlation_id, text, transport, by=by), about=named(file))
     lines = [
-        *changed(done.changes),
+        *changed(done.changes, values=values),
         f"workflow {correlation_id} has these steps to come now; retry it, or answer what it waits for",
     ]
     if done.restarts:
         lines.append("its current step begins anew: what its attempts had recorded is discarded")
-    tell(done, lines if done.changes else ["the document changes nothing"])
+    document = {
+        "correlation_id": done.correlation_id,
+        "revision": done.revision,
+        "restarts": done.restarts,
+        "changes": told_changes(done.changes, values=values),
+    }
+    tell(document, lines if done.changes else ["the document changes nothing"])
 
 
 def text_of(file: str) -> str:
@@ -135,20 +153,29 @@ def _findings(findings: Sequence[Finding]) -> list[str]:
     return [shown(str(finding)) for finding in findings]
 
 
-def changed(changes: Sequence[DocumentChange]) -> list[str]:
+def told_changes(changes: Sequence[DocumentChange], *, values: bool) -> list[dict[str, object]]:
+    """Return changes as JSON has them."""
+    told: list[dict[str, object]] = [{"kind": change.kind, "path": change.path} for change in changes]
+    if values:
+        for each, change in zip(told, changes, strict=True):
+            each.update(before=change.before, after=change.after)
+    return told
+
+
+def changed(changes: Sequence[DocumentChange], *, values: bool) -> list[str]:
     """Return a line for each change of a document."""
-    return list(_change_lines(changes))
+    return [_line(change, values) for change in changes]
 
 
-def _change_lines(changes: Sequence[DocumentChange]) -> Iterator[str]:
-    for change in changes:
-        begin = f"{SIGNS[change.kind]} {shown(change.path)}"
-        if change.kind in ("changed", "moved"):
-            yield f"{begin}: {_value(change.before)} -> {_value(change.after)}"
-        else:
-            yield f"{begin}: {_value(change.after if change.kind == 'added' else change.before)}"
+def _line(change: DocumentChange, values: bool) -> str:
+    begin = f"{SIGNS[change.kind]} {shown(change.path)}"
+    if not values:
+        return f"{begin}: {change.kind}"
+    if change.kind in ("changed", "moved"):
+        return f"{begin}: {_value(change.before)} -> {_value(change.after)}"
+    return f"{begin}: {_value(change.after if change.kind == 'added' else change.before)}"
 
 
 def _value(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return shown(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…")
+    text = shown_json(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.documents import changed, named, of_document, text_of
+from paigeant_celery.cli.documents import changed, named, of_document, text_of, told_changes, with_values
 from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
 
 __all__ = ["fork"]
@@ -21,6 +21,7 @@ __all__ = ["fork"]
     "--document", "file", metavar="FILE", help="Run the steps of this document, from STEP on; - is the standard input."
 )
 @click.option("--id", "own_id", metavar="ID", help="The id of the fork; the same id is the same fork.")
+@with_values
 @click.pass_context
 def fork(
     context: click.Context,
@@ -29,6 +30,7 @@ def fork(
     prompt: str | None,
     file: str | None,
     own_id: str | None,
+    values: bool,
 ) -> None:
     """Begin a new workflow at a step of another one, with the recorded outputs before it.
 
@@ -50,7 +52,7 @@ def fork(
             lambda: fork_workflow_sync(correlation_id, text, transport, from_step=from_step, fork_id=own_id),
             about=named(file),
         )
-        begun, about = done.correlation_id, {"changes": done.changes}
-        lines = changed(done.changes) or ["the document changes nothing"]
+        begun, about = done.correlation_id, {"changes": told_changes(done.changes, values=values)}
+        lines = changed(done.changes, values=values) or ["the document changes nothing"]
     lines.append(f"workflow {begun} begins at {shown(from_step)} of {correlation_id}")
     tell({"correlation_id": begun, "from": {"correlation_id": correlation_id, "step": from_step}, **about}, lines)

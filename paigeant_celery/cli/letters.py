@@ -62,8 +62,10 @@ def show_letter(context: click.Context, letter_id: str) -> None:
 
 
 def _shown(letter: DeadLetter) -> Iterator[str]:
+    at = f"{letter.at:%Y-%m-%d %H:%M:%S} UTC" if letter.at is not None else "-"
     for name in FIELDS:
-        yield f"{name:<10} {shown(str(getattr(letter, name)))}"
+        value = at if name == "at" else getattr(letter, name)
+        yield f"{name:<10} {shown(str(value)) if value not in (None, '') else '-'}"
     if letter.trace:
         yield "trace"
         yield from shown_lines(letter.trace, "    ")

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, TypeAlias
 
 import click
 
-from paigeant_celery.cli.terminal import Table, print_text, shown, shown_lines
+from paigeant_celery.cli.terminal import Table, print_text, shown, shown_json, shown_lines, shown_text
 
 __all__ = [
     "Command",
@@ -28,7 +28,9 @@ __all__ = [
     "refusal",
     "say_first",
     "shown",
+    "shown_json",
     "shown_lines",
+    "shown_text",
     "tell",
     "tell_next",
     "tell_piece",
@@ -195,7 +197,7 @@ def tell_piece(document: object, piece: str) -> None:
     if _form(context) is not None:
         tell_next(document)
     elif piece:
-        click.echo(piece, nl=False)
+        click.echo(piece, nl=False, color=True)
         sys.stdout.flush()
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paigeant_celery.cli.output import shown
+from paigeant_celery.cli.output import shown, shown_json
 
 if TYPE_CHECKING:
     from paigeant_celery.core.events import WorkflowEvent
@@ -92,7 +92,7 @@ def _who(event: WorkflowEvent) -> str:
 def _call(part: object) -> str:
     given = part if isinstance(part, Mapping) else {}
     arguments = given.get("args")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+    text = arguments if isinstance(arguments, str) else shown_json(arguments) if arguments else ""
     short = f"{text[:LONGEST_ARGUMENTS]}…" if len(text) > LONGEST_ARGUMENTS else text
     return f"{shown(str(given.get('tool_name', '')))} {shown(short)}".rstrip()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import click
@@ -38,24 +38,55 @@ def show(context: click.Context, correlation_id: str, events: bool, errors: bool
     transport = transport_of_app(context)
     handle = WorkflowHandle(correlation_id, transport)
     status = handle.status_sync()
-    outline = _readable_outline(transport.store, correlation_id) if transport.store is not None else None
+    outline, unreadable = _outline(transport.store, correlation_id, errors=errors)
     # There are thousands of those of agents, and what models say is confidential.
     happened = [event for event in handle.events_so_far() if event.type != "agent"] if events else None
     if not errors:
         status, outline = bare_status(status), bare_outline(outline) if outline is not None else None
     runners = runners_of(transport, list(_running(outline or ()))) if workers else {}
-    tell(_document(status, outline, happened, runners), _lines(status, outline, happened, runners))
+    reading = _Reading(status=status, outline=outline, unreadable=unreadable, happened=happened, runners=runners)
+    tell(_document(reading), _lines(reading))
 
 
-def _readable_outline(store: Store, correlation_id: str) -> Outline | None:
-    """Return the tree; None if only a newer version can read it, or it is damaged, which the status survives."""
+@dataclass(frozen=True, kw_only=True)
+class _Unreadable:
+    """Why there is no tree: `code` is a fixed word, and `text` says what to do."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    status: WorkflowStatus
+    outline: Outline | None
+    unreadable: _Unreadable | None
+    happened: Sequence[WorkflowEvent] | None
+    runners: Mapping[str, Runner]
+
+
+def _outline(store: Store | None, correlation_id: str, *, errors: bool) -> tuple[Outline | None, _Unreadable | None]:
+    """Return the tree, or why it cannot be read; whoever looks after the workflow needs its status all the same.
+
+    The text of the error may quote what could not be read, so it is there with the `errors` alone.
+    """
     from paigeant_celery.client.outline import outline_of
-    from paigeant_celery.core.errors import MessageError, StoreCorrupt
+    from paigeant_celery.core.errors import MessageError, NewerMessage, StoreCorrupt, StoreRequired
 
+    if store is None:
+        raise StoreRequired("show")
     try:
-        return outline_of(store, correlation_id)
-    except (MessageError, StoreCorrupt):
-        return None
+        return outline_of(store, correlation_id), None
+    except (MessageError, StoreCorrupt) as error:
+        said = f" ({error})" if errors else ""
+        if isinstance(error, NewerMessage):
+            text = f"a newer version of paigeant_celery wrote them{said}; call `show` of that version"
+            return None, _Unreadable(code=error.reason, text=text)
+        look = "" if errors else "; `--errors` says which"
+        text = (
+            f"a record of the store is damaged or gone{said}{look}. If it does not go on, cancel it and begin it again"
+        )
+        return None, _Unreadable(code=getattr(error, "reason", "store_corrupt"), text=text)
 
 
 def _running(steps: Sequence[OutlinedStep]) -> Iterator[str]:
@@ -68,26 +99,19 @@ def _running(steps: Sequence[OutlinedStep]) -> Iterator[str]:
                 yield from _running(branch.steps)
 
 
-def _document(
-    status: WorkflowStatus,
-    outline: Outline | None,
-    happened: Sequence[WorkflowEvent] | None,
-    runners: dict[str, Runner],
-) -> dict[str, object]:
+def _document(reading: _Reading) -> dict[str, object]:
+    status, outline = reading.status, reading.outline
     return {
         **{each.name: getattr(status, each.name) for each in fields(status)},
         "steps": steps_document(outline, failures=True) if outline is not None else None,
-        "running_on": runners,
-        "events": happened,
+        "unreadable": reading.unreadable,
+        "running_on": reading.runners,
+        "events": reading.happened,
     }
 
 
-def _lines(
-    status: WorkflowStatus,
-    outline: Outline | None,
-    happened: Sequence[WorkflowEvent] | None,
-    runners: dict[str, Runner],
-) -> Iterator[str]:
+def _lines(reading: _Reading) -> Iterator[str]:
+    status, happened = reading.status, reading.happened
     yield f"workflow {status.correlation_id}: {status.state}"
     yield (
         f"  created:   {status.created_at:%Y-%m-%d %H:%M:%S} UTC, "
@@ -112,16 +136,28 @@ def _lines(
         yield f"  {said}: {shown(failure.step_id or status.step_id or '-')}: {shown(named(failure))}"
         if failure.cause is not None:
             yield from shown_lines(str(failure.cause), "    ")
-    yield "  steps:"
-    if outline is not None:
-        yield from step_lines(outline, BesideTree(answers=_answers(happened), runners=runners, told=failure), "    ")
-    else:
-        yield from (f"    {shown(step_id)}: completed" for step_id in status.executed)
-        yield from (f"    {shown(step_id)}: planned" for step_id in status.remaining)
+    yield from _steps(reading)
     for event in happened or ():
         details = " ".join(f"{name}={shown(value)}" for name, value in event.fields.items())
         about = f" ({shown(event.path)})" if "/" in event.path else ""  # a hop id alone says little of a branch
         yield f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id}{about} {details}".rstrip()
+
+
+def _steps(reading: _Reading) -> Iterator[str]:
+    """Yield the tree or, if it cannot be read, why, and the steps that the envelope names."""
+    status = reading.status
+    if reading.outline is not None:
+        yield "  steps:"
+        beside = BesideTree(answers=_answers(reading.happened), runners=reading.runners, told=status.failure)
+        yield from step_lines(reading.outline, beside, "    ")
+        return
+    why = f"{reading.unreadable.text} ({reading.unreadable.code})" if reading.unreadable is not None else "no store"
+    yield f"  steps cannot be read: {shown(why)}"
+    states = [
+        *((step_id, "completed") for step_id in status.executed),
+        *((step_id, status.state if number == 0 else "planned") for number, step_id in enumerate(status.remaining)),
+    ]
+    yield from (f"    {shown(step_id)}: {state}" for step_id, state in states)
 
 
 def _outlook(status: WorkflowStatus) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,11 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Table", "print_text", "shown", "shown_lines"]
+__all__ = ["Table", "print_text", "shown", "shown_json", "shown_lines", "shown_text"]
+
+# What a terminal obeys, or what turns around the order in which a line is read: control characters, separators of
+# lines, marks of direction, and halves of characters. Blanks and joiners are part of how a language is written.
+ORDERS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 GAP = "  "  # between two columns of a table in plain text
 DRAWN_GAP, DRAWN_EDGES = 3, 2  # characters, as rich draws it
@@ -20,8 +26,23 @@ NARROWEST = 24  # characters of a column that is folded
 
 
 def shown(text: str) -> str:
-    """Return a text that somebody else wrote so that a terminal shows it, and does nothing else with it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """Return a text that somebody else wrote so that a terminal shows it in one line, and does nothing else with it."""
+    return ORDERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown_text(text: str) -> str:
+    """Return such a text with its own lines and tabs; where there is no terminal, as it is."""
+    if not sys.stdout.isatty():
+        return text
+    return "\n".join("\t".join(map(shown, line.split("\t"))) for line in text.split("\n"))
+
+
+def shown_json(value: object, *, indent: int | None = None) -> str:
+    """Return a value as JSON that a terminal shows: what it would obey is an escape of JSON."""
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, indent=indent, ensure_ascii=not is_unicode, separators=separators)
+    return re.sub(ORDERS, lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def shown_lines(text: str, indent: str = "") -> Iterator[str]:
@@ -73,7 +94,7 @@ def print_text(text: Iterable[str | Table], *, no_color: bool) -> None:
     console = _console(no_color=no_color)
     for part in text:
         if isinstance(part, str):
-            click.echo(part)
+            click.echo(part, color=True)  # otherwise click takes what it thinks to be colours out of what is piped
         elif console is not None:
             part.print_on(console)
         else:

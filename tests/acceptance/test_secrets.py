@@ -6,36 +6,23 @@ A canary stands in each of them. What everybody may read, such as logs, lists an
 from __future__ import annotations
 
 import json
-import re
-import uuid
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
-import click
 import pytest
-from celery import Celery
 from click.testing import CliRunner
 
 from paigeant_celery import (
-    ActivitySpec,
     DeadLetters,
     FunctionSpec,
     Inbox,
     WorkflowDispatcher,
-    WorkflowHandle,
-    for_each,
-    install,
-    schedule_entry,
 )
 from paigeant_celery.cli import paigeant
 from paigeant_celery.core.errors import WorkflowError
-from tests.support.event_messages import Messages, watching
 from tests.support.flower_pages import flower_pages
-from tests.support.processes import Deployment, Process, deployment, eventually
+from tests.support.vault import WITHIN, Vault, command_names, filled_vault
 
-WITHIN = 60.0  # seconds
 PARTS = ("prompt", "deps", "variable", "argument", "result", "answer", "item", "question", "payload", "signal", "new")
 ERRORS = ("exception", "cause", "note")
 
@@ -51,132 +38,30 @@ OPEN: Mapping[str, tuple[str, ...]] = {
     "ready": (),
     "letters list": (),
     "letters show": ("L",),
+    "diff": ("W", "W"),
 }
 CONTENT = {"export", "inbox", "replay dump", "result", "watch"}
 # They print what they did, or only what they were given.
 ACTS = {
-    *("answer", "approve", "cancel", "deny", "diff", "fork", "import", "letters drop", "letters redrive", "lint"),
-    *("rebind", "retry", "run", "signal"),
+    *("answer", "approve", "cancel", "deny", "fork", "import", "letters drop", "letters redrive", "lint", "rebind"),
+    *("retry", "run", "signal"),
 }
 
 pytestmark = pytest.mark.together
 
 
-class Vault:
-    """A deployment with a workflow in each state, and what was seen of it."""
-
-    def __init__(self, made: Deployment, seen: Path, events: Messages, canary: str) -> None:
-        self.made, self.seen, self.events, self._canary = made, seen, events, canary
-        self.transport = made.transport()
-        self.worker: Process = made.ready_worker("vault", pool="prefork", slots=4, level="DEBUG")
-        self.workflows: dict[str, WorkflowHandle] = {}
-
-    def canary(self, where: str) -> str:
-        return f"{self._canary}-{where}"
-
-    def found_in(self, text: str) -> list[str]:
-        """The canaries in a text, by where they were; `token` is one that would answer a wait."""
-        found = set(re.findall(rf"{self._canary}-([a-z]+)", text))
-        if any(token.partition("~")[2] in text for token in self.tokens()):
-            found.add("token")
-        return sorted(found)
-
-    def tokens(self) -> list[str]:
-        file = Path(f"{self.seen}.tokens")
-        return file.read_text().split() if file.exists() else []
-
-    def dispatch(self, name: str, *steps: Any, state: str, **options: Any) -> WorkflowHandle:
-        dispatcher, variables = WorkflowDispatcher(), {"house": self.canary("variable")}
-        sent = dispatcher.dispatch_workflow_sync(self.transport, itinerary=steps, variables=variables, **options)
-        return self.follow(name, dispatcher.handle(sent, self.transport), state=state)
-
-    def follow(self, name: str, handle: WorkflowHandle, *, state: str) -> WorkflowHandle:
-        self.workflows[name] = handle
-        eventually(lambda: handle.status_sync().state == state, within=WITHIN, what=f"{name} is not {state}")
-        return handle
-
-    def agent(self, name: str) -> ActivitySpec:
-        return ActivitySpec(name, self.canary("prompt"), {"note": self.canary("deps")})
-
-    def fill(self) -> None:
-        """Let there be a workflow in each state."""
-        done = self.dispatch("done", self.agent("clerk"), self.agent("clerk"), state="completed", stream=True)
-        self.dispatch("parked", self.agent("clerk"), self.agent("broken"), state="parked")
-        fall = FunctionSpec("fall", {"text": self.canary("argument")})
-        self.dispatch("failed", fall, state="failed")
-        self.dispatch("retrying", FunctionSpec("stumble", {"text": self.canary("argument")}), state="retrying")
-        self.dispatch("refused", FunctionSpec("typed"), state="parked")
-        asking = FunctionSpec("confirm", {"about": self.canary("argument")})
-        self.dispatch("asking", asking, state="suspended")
-        self.dispatch("approving", self.agent("teller"), state="suspended")
-        self.dispatch("linked", self.agent("linker"), state="completed", stream=True)
-        answered = self.dispatch("answered", asking, state="suspended")
-        (wait,) = answered.pending_sync()
-        answered.resolve_sync(wait.token, self.canary("payload"), by="ann")
-        self.follow("answered", answered, state="completed")
-        self.workflows["asking"].signal_sync("early", self.canary("signal"))
-        items = [self.canary("item"), self.canary("other")]
-        self.dispatch("collected", for_each(FunctionSpec("item"), over=items, on_failure="collect"), state="completed")
-        self.dispatch("stopped", for_each(FunctionSpec("item"), over=items), state="failed")
-        self.dispatch("missed", for_each(FunctionSpec("item"), over=items, join=2), state="failed")
-        nested = for_each(FunctionSpec("stumble", {"text": self.canary("argument")}), over=items)
-        self.dispatch("branches", nested, state="suspended")
-        fork = done.fork_sync("clerk-2", prompt=self.canary("new"))
-        self.follow("forked", WorkflowHandle(fork, self.transport), state="completed")
-        self.schedule()
-
-    def schedule(self) -> None:
-        """Have a document dispatched, refused, and kept for later."""
-        step = {"agent": "clerk", "prompt": self.canary("prompt"), "deps": {"note": self.canary("deps")}}
-        entry = schedule_entry(
-            {"version": 1, "correlation_id": self.made.prefix, "itinerary": [step]},
-            schedule=86_400, queue=f"{self.made.prefix}-host", prefix=self.made.prefix,
-        )  # fmt: skip
-        changed = {**entry["kwargs"]["document"], "variables": {"a": self.canary("new")}}
-        with Celery("scheduling", set_as_current=False) as app:
-            self.made.configure(app)
-            install(app)
-            send = app.tasks[entry["task"]].apply_async
-            done = send(kwargs=entry["kwargs"], **entry["options"]).id
-            self.worker.wait_for_log(f"[{done}] succeeded", within=WITHIN)
-            send(kwargs={**entry["kwargs"], "document": changed}, **entry["options"])
-            self.worker.wait_for_log("WorkflowConflict", within=WITHIN)
-            send(kwargs=entry["kwargs"], countdown=3600, **entry["options"])
-        # A beat that does not load us has no task that would hide anything.
-        sent = self.transport.app.send_task(entry["task"], kwargs=entry["kwargs"], countdown=3600, **entry["options"])
-        self.foreign = sent.id
-        self.worker.wait_for_log(f"[{sent.id}] received", within=WITHIN)
-
-
 @pytest.fixture(scope="module")
 def vault(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
-    folder, canary = tmp_path_factory.mktemp("vault"), f"canary{uuid.uuid4().hex[:12]}"
-    seen = folder / "seen"
-    with deployment(redis_url, folder / "made") as made:
-        made.settings |= {"task_default_queue": f"{made.prefix}-host", "result_extended": True}
-        made.variables.update(CANARY=canary, SEEN=str(seen))
-        with watching(made.transport().app) as events:
-            vault = Vault(made, seen, events, canary)
-            vault.fill()
-            eventually(lambda: seen.exists() and "paigeant.hops" in seen.read_text(), within=WITHIN)
-            yield vault
+    with filled_vault(redis_url, tmp_path_factory.mktemp("vault")) as vault:
+        yield vault
 
 
-def commands(group: click.Group = paigeant, before: str = "") -> Iterator[str]:
-    """The names of all commands."""
-    for name, command in sorted(group.commands.items()):
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{before}{name} ")
-        else:
-            yield f"{before}{name}"
-
-
-def printed(vault: Vault, *arguments: str) -> str:
+def printed(vault: Vault, *arguments: str, stdin: str | None = None, forms: Sequence[str] = ("", "--json")) -> str:
     """What a command prints, in both forms; it must have done what it was asked."""
     found = ""
-    for form in ((), ("--json",)):
-        call = [*arguments, *form]
-        done = CliRunner().invoke(paigeant, call, obj=SimpleNamespace(app=vault.transport.app, no_color=True))
+    for form in forms:
+        call, obj = [*arguments, *form.split()], SimpleNamespace(app=vault.transport.app, no_color=True)
+        done = CliRunner().invoke(paigeant, call, obj=obj, input=stdin)
         assert done.exception is None or isinstance(done.exception, SystemExit), (call, done.exception)
         assert done.exit_code in (0, 1), (call, done.output)
         found += done.output
@@ -186,6 +71,9 @@ def printed(vault: Vault, *arguments: str) -> str:
 def arguments_of(vault: Vault, needs: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if needs == ("W",):
         yield from ((handle.correlation_id,) for handle in vault.workflows.values())
+    elif needs == ("W", "W"):
+        ids = [handle.correlation_id for handle in vault.workflows.values()]
+        yield from zip(ids, [*ids[1:], ids[0]], strict=True)
     elif needs == ("L",):
         yield from ((letter.letter_id,) for letter in DeadLetters(vault.transport).list())
     else:
@@ -194,7 +82,7 @@ def arguments_of(vault: Vault, needs: tuple[str, ...]) -> Iterator[tuple[str, ..
 
 def test_each_command_says_whether_it_prints_content() -> None:
     """A new command must be put into one of the three groups, and those that print none are looked at below."""
-    assert set(commands()) == {*OPEN, *CONTENT, *ACTS}
+    assert set(command_names()) == {*OPEN, *CONTENT, *ACTS}
     assert len({*OPEN, *CONTENT, *ACTS}) == len(OPEN) + len(CONTENT) + len(ACTS), "each is in one of them"
 
 
@@ -208,6 +96,45 @@ def test_a_command_that_prints_no_content_has_no_canary(vault: Vault, name: str)
     assert {call: vault.found_in(text) for call, text in texts.items() if vault.found_in(text)} == {}
     if name == "show":
         assert "ValueError" in "".join(texts.values())
+
+
+def test_a_command_that_acts_has_no_canary_of_others(vault: Vault) -> None:
+    """Whoever is too late to answer, or edits a prompt, is told of the other one, and not what that one wrote."""
+    asked = {"answer": FunctionSpec("confirm", {"about": "tea"}), "approve": vault.agent("teller")}
+    late = []
+    for name, step in asked.items():
+        handle = vault.dispatch(name, step, state="suspended")
+        (wait,) = handle.pending_sync()
+        given = [json.dumps(vault.canary("payload"))] if name == "answer" else []
+        late.append(printed(vault, name, wait.token, *given, "--by", "ann", forms=("",)))
+        again = [*given, "--by", "bob"]
+        late.append(printed(vault, name, wait.token, *again))
+        late += [printed(vault, "deny", wait.token, "--by", "bob")] if name == "approve" else []
+        vault.follow(name, handle, state="completed")
+    waiting = vault.dispatch("edited", vault.agent("broken"), vault.agent("clerk"), state="parked")
+    exported = printed(vault, "export", waiting.correlation_id, forms=("--json",))
+    other = exported.replace(vault.canary("deps"), "none")
+
+    edited = printed(vault, "import", waiting.correlation_id, "-", stdin=other, forms=("",))
+
+    assert all("ann" in each for each in late[1:2] + late[3:])
+    assert "itinerary.broken.deps.note: changed" in edited
+    assert vault.found_in("".join([*late, edited])) == []
+    values = printed(vault, "diff", waiting.correlation_id, "-", "--values", stdin=exported)
+    assert "deps" in vault.found_in(values)
+
+
+def test_whoever_runs_a_workflow_and_waits_for_it_gets_what_it_gave(vault: Vault) -> None:
+    """They have dispatched it, and may see it; without `--wait` there is the id alone."""
+    step = {"agent": "clerk", "prompt": vault.canary("prompt"), "deps": {"note": vault.canary("deps")}}
+    document = json.dumps({"version": 1, "itinerary": [step]})
+    run = ("run", "--document", "-", "--unchecked")
+
+    begun = printed(vault, *run, stdin=document)
+    ended = printed(vault, *run, "--wait", "--timeout", f"{WITHIN:g}", stdin=document)
+
+    assert vault.found_in(begun) == []
+    assert set(vault.found_in(ended)) == {"answer"}
 
 
 def test_the_log_of_a_worker_has_no_canary(vault: Vault) -> None:

@@ -265,6 +265,9 @@ def test_dead_letters_are_listed_shown_redriven_and_dropped(
     ]
     shown = said("show", newest.letter_id)
     assert "hop_id     w.0\n" in shown
+    assert f"\nat         {newest.at:%Y-%m-%d %H:%M:%S} UTC\n" in shown
+    assert "\nqueue      -\n" in shown
+    assert "None" not in shown
     assert f", in {divide.__qualname__}\n    ZeroDivisionError\n" in shown
     assert "hunter2" not in shown
     assert said("redrive", newest.letter_id) == f"the hop of dead letter {newest.letter_id} goes on\n"

@@ -110,8 +110,9 @@ def test_the_inbox_shows_tools_and_arguments_and_what_a_terminal_would_obey_as_t
     lines = call("inbox").output.splitlines()
 
     assert lines[1] == "  workflow w, step pay (pay): refunds"
+    assert json.loads(lines[3].partition(": refund ")[2]) == CALLS[0].arguments
     assert lines[3:] == [
-        '  approval r1: refund {"order":17,"why":"\\u001b[2K\\u202eflipped\\x9b1m"}',
+        '  approval r1: refund {"order":17,"why":"\\u001b[2K\\u202eflipped\\u009b1m"}',
         '  approval r2: refund {"order":18}',
     ]
 
@@ -146,11 +147,15 @@ def test_an_answer_lets_the_step_go_on(call: Call, workflow_harness: WorkflowHar
     handle, token = waiting(workflow_harness)
 
     first = call("answer", token, '{"size": "large"}')
-    second = call("answer", token, '"small"', "--by", "bob")
+    second, read = (call("answer", token, '"small"', "--by", "bob", *form) for form in ((), ("--json",)))
 
     assert (first.exit_code, first.output) == (0, "the workflow goes on\n")
     assert second.exit_code == 1
-    assert 'somebody was faster, and this answer does not count: {"size":"large"} (by ' in second.output
+    assert second.output.startswith(
+        f"Error: somebody was faster, and this answer does not count: {getpass.getuser()} answered at "
+    )
+    assert "large" not in second.output + read.output, "what was answered is for the step"
+    assert json.loads(read.output)["first"].keys() == {"by", "at"}
     (event,) = [event for event in handle.events_so_far() if event.type == "answered"]
     assert event.fields == {"wait": "size", "by": getpass.getuser()}
 

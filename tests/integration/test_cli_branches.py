@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 from tests.support.branched_steps import dispatched, gather, load, read, repair, stumble
+from tests.support.command_page import documented, same_shape
 
 __all__ = ["workflow_harness"]
 
@@ -284,3 +286,31 @@ def test_signals_and_answers_reach_branches(workflow_harness: WorkflowHarness, c
     assert call("signal", "w", "paid", "1").output == "the workflow goes on\n"
     goes_on(workflow_harness)
     assert handle.result_sync(timeout=0).output == [1, "XL", 17]
+
+
+@pytest.mark.parametrize("ends_as", ["parked", "failed", "suspended", "cancelled"])
+def test_what_a_step_gave_is_printed_however_its_workflow_stands(
+    workflow_harness: WorkflowHarness, call: Callable[..., Result], ends_as: str
+) -> None:
+    """It was paid for, and whoever looks into a parked workflow wants to see what its next step was given."""
+    items = {"parked": ["a", "park"], "failed": ["a", "fail"], "suspended": ["a", "sleep"], "cancelled": ["a", "sleep"]}
+    all_of = for_each(read.activity(), over=items[ends_as], step_id="all")
+    handle = dispatched(workflow_harness, read.activity(), all_of)
+    if ends_as == "cancelled":
+        handle.cancel_sync()
+    assert handle.status_sync().state == ends_as
+
+    given, in_branch = call("result", "w", "--step", "read"), call("result", "w", "--step", "all/0/read", "--json")
+    none, unknown = call("result", "w", "--step", "all/1/read"), call("result", "w", "--step", "nothing", "--json")
+
+    assert (given.exit_code, given.stdout) == (0, "read None\n")
+    is_kept = ends_as in ("parked", "suspended")  # of a branch that was cut off nothing is left
+    if is_kept:
+        found = json.loads(in_branch.stdout)
+        assert (found["state"], found["output"], found["outputs"]) == (ends_as, "read a", {"all/0/read": "read a"})
+        assert same_shape(documented("result")[0], found)
+    ends = 4 if ends_as == "suspended" else 3
+    assert (none.exit_code, unknown.exit_code) == (ends, ends)
+    if ends == 3:
+        assert json.loads(unknown.stdout)["error"]["code"] == "unknown_path"
+        assert "these have: read" in none.stderr

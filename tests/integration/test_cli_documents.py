@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.function import FunctionModel
 
-from paigeant_celery import PaigeantAgent, StepPolicy, activity, install, wait_for
+from paigeant_celery import PaigeantAgent, StepPolicy, Unreachable, WorkflowHandle, activity, install, wait_for
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
+from paigeant_celery.core.errors import NotPublished, NotRecorded
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
 __all__ = ["workflow_harness"]
@@ -80,11 +81,12 @@ def test_a_wrong_prompt_is_corrected_at_night(
     assert exported.exit_code == 0
     file.write_text(exported.stdout.replace("Write a poem.", "Write a letter."))
 
-    compared = call("diff", correlation_id, str(file))
-    imported = call("import", correlation_id, str(file), "--by", "ann")
+    compared, told = (call("diff", correlation_id, str(file), *more) for more in ((), ("--values",)))
+    imported = call("import", correlation_id, str(file), "--by", "ann", "--values")
 
     change = '~ itinerary.writer.prompt: "Write a poem." -> "Write a letter."'
-    assert (compared.exit_code, compared.stdout) == (1, f"{change}\n")
+    assert (compared.exit_code, compared.stdout) == (1, "~ itinerary.writer.prompt: changed\n")
+    assert (told.exit_code, told.stdout) == (1, f"{change}\n")
     assert imported.exit_code == 0, imported.output
     assert imported.stdout.splitlines() == [
         change,
@@ -97,6 +99,29 @@ def test_a_wrong_prompt_is_corrected_at_night(
     assert json.loads(call("result", correlation_id, "--json").stdout)["outputs"] == {
         "note": "first", "writer": "a text", "note-2": "last",
     }  # fmt: skip
+
+
+def test_values_are_printed_only_for_those_who_ask_for_them(
+    workflow_harness: WorkflowHarness, agents: list[Any], call: Call
+) -> None:
+    """An incident is looked into on a shared screen, and prompts have what customers wrote."""
+    correlation_id = parked(workflow_harness, agents)
+    tree = json.loads(call("export", correlation_id).stdout)
+    tree["itinerary"][1]["prompt"] = "Write a letter."
+    tree["itinerary"].append({"agent": "writer", "prompt": "Confidential."})
+    edited = json.dumps(tree)
+
+    def values_in(*arguments: str) -> list[bool]:
+        printed = call(*arguments, stdin=edited).stdout
+        return [each in printed for each in ("a poem", "a letter", "Confidential")]
+
+    for form in ((), ("--json",)):
+        assert values_in("diff", correlation_id, "-", *form) == [False] * 3
+        assert values_in("diff", correlation_id, "-", *form, "--values") == [True] * 3
+    assert json.loads(call("diff", correlation_id, "-", "--json", stdin=edited).stdout)["changes"] == [
+        {"kind": "changed", "path": "itinerary.writer.prompt"}, {"kind": "added", "path": "itinerary.writer-2"},
+    ]  # fmt: skip
+    assert values_in("import", correlation_id, "-") == [False] * 3
 
 
 def test_a_second_import_of_the_same_export_is_refused(
@@ -228,6 +253,90 @@ def test_what_cannot_be_run_is_refused(agents: list[Any], call: Call, arguments:
     assert (refused.exit_code, json.loads(refused.stdout)["error"]["code"]) == (2, code)
     if arguments[1:2] == ["writr"]:  # some other app may have it
         assert call(*arguments, "--unchecked").exit_code == 0
+
+
+def test_what_no_command_could_do_is_refused_before_anything_is_sent(agents: list[Any]) -> None:
+    """Without a store nobody can wait, and whoever types a limit for that expects it to hold."""
+    with Celery("shop", broker="memory://storeless//", set_as_current=False) as app:
+        install(app)
+        channel = app.connection_for_write().default_channel  # the memory of all tests of this process
+        before = channel._size("paigeant.writer")
+        for arguments, code in (
+            (["run", "writer", "x", "--wait"], "store_required"), (["run", "writer", "x", "--timeout", "1"], "usage"),
+        ):  # fmt: skip
+            refused = CliRunner().invoke(paigeant, [*arguments, "--json"], obj=SimpleNamespace(app=app))
+            assert (refused.exit_code, json.loads(refused.stdout)["error"]["code"]) == (2, code)
+            assert "correlation_id" not in json.loads(refused.stdout)
+        assert channel._size("paigeant.writer") == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("error", "ends", "says"),
+    [
+        (NotRecorded("w", "the store is away"), 5, "nothing was sent: the store is away"),
+        (NotPublished("w", "the broker is away"), 5, "A sweep of any worker sends it"),
+        (Unreachable("store", "redis://here", "gone"), 5, "cannot reach the store"),
+        (TimeoutError("it took too long"), 4, "it took too long"),
+    ],
+)
+def test_an_error_of_a_run_says_how_to_repeat_it_without_a_second_workflow(
+    workflow_harness: WorkflowHarness,
+    agents: list[Any],
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    ends: int,
+    says: str,
+    named: bool,
+) -> None:
+    """It may be recorded, and run; a script that tries again must not pay for another one."""
+
+    def fail(*_: object, correlation_id: str, **options: object) -> str:
+        sent.append(correlation_id)
+        raise error
+
+    sent: list[str] = []
+    monkeypatch.setattr("paigeant_celery.client.documents.dispatch_document_sync", fail)
+    arguments = ("run", "writer", "Write.", *(("--id", "tea") if named else ()))
+
+    told, read = call(*arguments), call(*arguments, "--json")
+
+    assert (told.exit_code, read.exit_code) == (ends, ends)
+    assert says in told.stderr
+    assert (f"repeat the command with `--id {sent[0]}`; without it a second workflow" in told.stderr) is not named
+    assert "repeat the command" in told.stderr
+    assert json.loads(read.stdout)["correlation_id"] == sent[1]
+    assert (sent == ["tea", "tea"]) is named
+
+
+def test_a_run_under_the_id_of_another_workflow_names_it(
+    workflow_harness: WorkflowHarness, agents: list[Any], call: Call
+) -> None:
+    """A script that made the id twice finds out which one it is."""
+    assert call("run", "writer", "Write.", "--id", "tea").exit_code == 0
+
+    told, read = (
+        call("run", "writer", "Other.", "--id", "tea"),
+        call("run", "writer", "Other.", "--id", "tea", "--json"),
+    )
+
+    assert (told.exit_code, json.loads(read.stdout)["error"]["code"]) == (1, "workflow_conflict")
+    assert json.loads(read.stdout)["correlation_id"] == "tea"
+    assert "choose another `--id`, or look at it with `celery … paigeant show tea`" in told.stderr
+
+
+def test_a_run_that_is_waited_for_too_long_names_its_workflow(
+    workflow_harness: WorkflowHarness, agents: list[Any], call: Call
+) -> None:
+    """Nothing serves it here; whoever typed no id learns it, to wait again."""
+    late = call("run", "writer", "Write.", "--wait", "--timeout", "0.1", "--json")
+
+    found = json.loads(late.stdout)
+    assert (late.exit_code, found["error"]["code"]) == (4, "timeout")
+    assert late.stderr.startswith(f"workflow {found['correlation_id']}\n")
+    assert f"repeat the command with `--id {found['correlation_id']}`" in found["error"]["text"]
+    assert WorkflowHandle(found["correlation_id"], workflow_harness.transport).status_sync().state == "queued"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from paigeant_celery.core.waits import make_token
 from paigeant_celery.store.port import Claim, Claimed, Closing, NewWait, Standing
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 from tests.support.branched_steps import dispatched, gather, load, read, stumble
-from tests.support.command_page import PAGE, differences, documented, same_shape
+from tests.support.command_page import PAGE, differences, documented, same_shape, unseen
 
 __all__ = ["workflow_harness"]
 
@@ -57,6 +57,10 @@ def test_a_difference_between_page_and_document_is_found() -> None:
     assert list(differences({"a": [{"b": 1}]}, {"a": [{"c": 1}]})) == [".a[]: ['b', 'c']"]
     assert list(differences({"a": "1"}, {"a": 1})) == [".a: str on the page, int in the document"]
     assert list(differences({"usage": {"x": 1}}, {"usage": {"y": 1}})) == []
+    assert list(differences({"a": [1]}, {"a": [2, "3"]})) == [".a[]: int on the page, str in the document"]
+    assert list(differences({"retry_at": None}, {"retry_at": 3})) == [".retry_at: str on the page, int in the document"]
+    assert list(differences({"new": None}, {"new": 3})) == [".new: NoneType on the page, int in the document"]
+    assert list(unseen({"a": [{"b": 1}], "c": None}, [{"a": [], "c": 1}, {"a": [{"b": None}], "c": 1}])) == [".a[].b"]
 
 
 def commands_in(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -20,7 +21,21 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from paigeant_celery import Unreachable
-from paigeant_celery.cli.output import Command, Exit, Group, Refused, Table, command, say_first, tell, tell_next
+from paigeant_celery.cli.output import (
+    Command,
+    Exit,
+    Group,
+    Refused,
+    Table,
+    command,
+    say_first,
+    shown,
+    shown_json,
+    shown_text,
+    tell,
+    tell_next,
+)
+from paigeant_celery.cli.terminal import ORDERS
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreRequired, UnknownWorkflow, WorkflowFailed
 from paigeant_celery.core.wait_errors import SignalRefused, UnknownWait
 
@@ -177,6 +192,42 @@ def test_a_table_on_a_terminal_is_drawn_by_rich_if_it_is_there(
     assert "[red]\\x1b[2K\\u202eflipped\\x9b1m\\x7f" in printed
     assert "\x1b[2K" not in printed
     assert ("──" in printed) is rich_is_there
+
+
+ANY = "Prêt\u00a0?\t東京\u3000駅 👩\u200d💻 می\u200cخواهم  "  # blanks, joiners and accents of languages
+
+
+@pytest.mark.parametrize("text", [ANY, HIDDEN, f"{ANY}\n{HIDDEN}\r\n\n"])
+def test_a_text_that_is_piped_stays_as_it_is(text: str) -> None:
+    """A script that writes it to a file gets what the workflow gave, and not what is good for a screen."""
+    done = call(lambda: tell({}, [shown_text(text)]))
+
+    assert done.stdout_bytes.decode() == f"{text}\n"
+
+
+def test_a_text_on_a_terminal_keeps_all_but_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read in its own language, and moves no cursor."""
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+
+    assert shown_text(f"{ANY}\n{ANY}") == f"{ANY}\n{ANY}"
+    assert shown_text(HIDDEN) == "\\x1b[2K\\u202eflipped\\x9b1m\\x7f"
+    assert shown("a\nb\tc\u2028d\ud800") == "a\\nb\\tc\\u2028d\\ud800"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "UTF8"])
+def test_a_value_is_json_whatever_is_in_it_and_whatever_the_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """`jq` reads it, and a terminal shows it."""
+    written = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", written)
+    value = {"any": ANY, "hidden": f"{HIDDEN}\ud800", "lines": ["a\nb", 1, None]}
+
+    for indent in (None, 2):
+        text = shown_json(value, indent=indent)
+        assert json.loads(text.encode(encoding, errors="backslashreplace").decode(encoding)) == value
+        assert ORDERS.sub("", text.replace("\n", "")) == text.replace("\n", "")
+        assert (ANY.replace("\t", "\\t") in text) is encoding.lower().startswith("utf")
 
 
 ROW = ("3b2f6a54-0d6c-4c3e-9a35-0b8f8a6f7c11", "running", "draft", "1", "2026-11-29 20:46:43", "waits " * 20)

@@ -97,8 +97,16 @@ def test_what_a_model_writes_gives_no_order_to_the_terminal() -> None:
         "12:00:00 writer writes:",
         "  a\tb\\x1b[2K\\u202e\\r",
         "12:00:00 note writer\\x1b note=\\x07",
-        '12:00:00 writer calls \\x1b {"a": "\\u009b"}',
+        '12:00:00 writer calls \\x1b {"a":"\\u009b"}',
     ]
+
+
+def test_a_text_of_any_language_is_shown_as_it_was_written() -> None:
+    """Its blanks, joined characters and accents are none of a terminal's orders."""
+    text = "Prêt\u00a0? 東京\u3000駅 👩\u200d💻 می\u200cخواهم"
+
+    assert screen(part("part_start", text)) == f"12:00:00 writer writes:\n  {text}\n"
+    assert screen(event("note", "writer", note=text)) == f"12:00:00 note writer note={text}\n"
 
 
 def test_an_event_that_cannot_be_read_adds_nothing() -> None:
