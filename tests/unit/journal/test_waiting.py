@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 import pytest
 from pydantic import JsonValue
@@ -92,7 +92,7 @@ async def _yes(token: str) -> Mapping[str, JsonValue]:
 async def _cut_off(run: Coroutine[object, object, object], *, when: Callable[[], object]) -> None:
     """Cut off a run that waits, as soon as something is true."""
     task = asyncio.ensure_future(run)
-    while not when() and not task.done():
+    while not when() and not task.done():  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.001)
     task.cancel()
     await task
