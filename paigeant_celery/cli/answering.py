@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ def _user() -> str:
     except (KeyError, OSError):  # a container may run as a user without a name
         return ""
 
+
+STDIN = "-"  # in place of a token or a value: what stands in arguments is read by every user of a machine
 
 by = click.option("--by", default=_user, help="Who answers; the user of the shell by default.")
 call = click.option("--call", metavar="ID", help="Only this call of a tool; by default all that are open.")
@@ -77,8 +80,12 @@ def _told(wait: PendingWait) -> Iterator[str]:
 @by
 @click.pass_context
 def approve(context: click.Context, token: str, call: str | None, override_args: str | None, by: str) -> None:
-    """Approve the calls of tools that a wait is about."""
-    given = _read_arguments(override_args) if override_args is not None else None
+    """Approve the calls of tools that a wait is about.
+
+    TOKEN is the one that `inbox` shows, or - for the first line of the standard input; `--args -` reads the rest.
+    """
+    token = _token(token)
+    given = _read_arguments(_text(override_args)) if override_args is not None else None
     _tell(_inbox(context).approve_sync(token, call, override_args=given, by=by))
 
 
@@ -89,8 +96,13 @@ def approve(context: click.Context, token: str, call: str | None, override_args:
 @by
 @click.pass_context
 def deny(context: click.Context, token: str, call: str | None, message: str | None, by: str) -> None:
-    """Deny the calls of tools that a wait is about."""
-    _tell(_inbox(context).deny_sync(token, call, message=message, by=by))
+    """Deny the calls of tools that a wait is about.
+
+    TOKEN is the one that `inbox` shows, or - for the first line of the standard input; `--message -` reads the rest.
+    """
+    token = _token(token)
+    said = _text(message) if message is not None else None
+    _tell(_inbox(context).deny_sync(token, call, message=said, by=by))
 
 
 @command()
@@ -100,14 +112,18 @@ def deny(context: click.Context, token: str, call: str | None, message: str | No
 @by
 @click.pass_context
 def answer(context: click.Context, token: str, payload: str | None, failed: str | None, by: str) -> None:
-    """Answer a wait with JSON, or say with --failed that there will be no answer."""
+    """Answer a wait with JSON, or say with --failed that there will be no answer.
+
+    TOKEN is the one that `inbox` shows, or - for the first line of the standard input; JSON of - is the rest.
+    """
     if (payload is None) == (failed is None):
         text = "give either JSON or `--failed REASON`; a text is written '\"so\"'"
         raise Refused(text, code="usage", ends=Exit.USAGE)
+    token = _token(token)
     if failed is not None:
-        _tell(_inbox(context).fail_sync(token, failed, by=by))
+        _tell(_inbox(context).fail_sync(token, _text(failed), by=by))
         return
-    given = _read(payload or "")
+    given = _read(_text(payload or ""))
     _tell(_inbox(context).resolve_sync(token, given, by=by))
 
 
@@ -128,11 +144,24 @@ def signal(
     signal_id: str | None,
     by: str,
 ) -> None:
-    """Send a signal to a workflow; it is kept until a step waits for it, unless --path names a branch."""
+    """Send a signal to a workflow; it is kept until a step waits for it, unless --path names a branch.
+
+    JSON is null by default, and - for the standard input.
+    """
     from paigeant_celery.client.handle import WorkflowHandle
 
-    handle, given = WorkflowHandle(correlation_id, transport_of_app(context)), _read(payload)
+    handle, given = WorkflowHandle(correlation_id, transport_of_app(context)), _read(_text(payload))
     _tell(handle.signal_sync(name, given, path=path, signal_id=signal_id, by=by))
+
+
+def _token(given: str) -> str:
+    """Return a token that was typed, or stands in the first line of the standard input."""
+    return sys.stdin.readline().strip() if given == STDIN else given
+
+
+def _text(given: str) -> str:
+    """Return a value that was typed, or is the rest of the standard input."""
+    return sys.stdin.read().removesuffix("\n") if given == STDIN else given
 
 
 def _tell(told: Answered) -> None:

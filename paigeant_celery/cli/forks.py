@@ -20,7 +20,7 @@ __all__ = ["fork"]
 @click.option(
     "--document", "file", metavar="FILE", help="Run the steps of this document, from STEP on; - is the standard input."
 )
-@click.option("--id", "own_id", metavar="ID", help="The id of the fork; the same id is the same fork.")
+@click.option("--id", "own_id", metavar="ID", help="The id of the fork; a second call with it returns the same fork.")
 @with_values
 @click.pass_context
 def fork(

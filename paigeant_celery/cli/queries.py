@@ -44,17 +44,17 @@ def _moment(context: click.Context, option: click.Parameter, typed: str | None) 
 
 
 @command(name="list")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only in this state; may be repeated.")
-@click.option("--activity", help="Only those that stand at this activity.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only those in this state; may be repeated.")
+@click.option("--activity", help="Only those whose current step is of this activity.")
 @click.option("--waits-for", metavar="NAME", help="Only those that wait for a signal or an answer of this name.")
-@click.option("--since", callback=_moment, help="Only those recorded since then: 15m, 2h, 3d, a day, or a time.")
-@click.option("--before", callback=_moment, help="Only those recorded before then.")
-@click.option("--prefix", help="Only those whose ids begin so, in the order of their ids.")
-@click.option("--after", metavar="NEXT", help="Go on behind the `next` of an earlier list.")
+@click.option("--since", callback=_moment, help="Only those recorded after this: 15m, 2h or 3d ago, a day, or a time.")
+@click.option("--before", callback=_moment, help="Only those recorded before this.")
+@click.option("--prefix", help="Only those whose ids begin with this, in the order of their ids.")
+@click.option("--after", metavar="NEXT", help="List what comes after the `next` of an earlier list.")
 @click.option("--limit", default=50, show_default=True, help="List at most this many.")
 @click.pass_context
 def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters: Any) -> None:
-    """List workflows, the newest first, and say why those stand that do."""
+    """List workflows, newest first, and say why each one that does not go on stands still."""
     from paigeant_celery.client.queries import Workflows
 
     found = Workflows(transport_of_app(context)).page_sync(state=states, **filters)  # type: ignore[arg-type]

@@ -34,10 +34,11 @@ def ready(context: click.Context, destination: str | None, timeout: float, silen
     app = context.obj.app
     wanted = [name.strip() for name in (destination or "").split(",") if name.strip()]
     workers = _asked(app, wanted, timeout, silence)
+    is_wrong = any(not worker["ready"] for worker in workers)
     unanswered = sorted({*wanted} - {worker["worker"] for worker in workers})
     workers += [{"worker": name, "ready": False, "serves": [], "pid": None, "findings": []} for name in unanswered]
     is_ready = bool(workers) and all(worker["ready"] for worker in workers)
-    end = Exit.FINE if is_ready else Exit.FAILED if len(workers) > len(unanswered) else Exit.TIMEOUT
+    end = Exit.FINE if is_ready else Exit.FAILED if is_wrong else Exit.TIMEOUT
     tell(
         {"ready": is_ready, "workers": workers, "unanswered": unanswered},
         _lines(workers, unanswered, timeout),

@@ -70,7 +70,7 @@ def _standing(step: OutlinedStep, beside: BesideTree) -> str:
     if (runner := beside.runners.get(step.hop_id)) is not None:
         parts.append(str(runner))
     if step.attempt and step.state in ("queued", "retrying", "running"):
-        parts.append(f"attempts {'begun' if step.state == 'running' else 'spent'}: {step.attempt}")
+        parts.append(f"attempts spent: {step.attempt}")
     if step.retry_at is not None:
         parts.append(f"again at {step.retry_at:%Y-%m-%d %H:%M:%S} UTC")
     if step.block is not None and step.state != "planned":

@@ -157,7 +157,7 @@ class BranchStatus:
 class Runner:
     """The process that runs a step, and since when it does. `host` is the name of its machine, if that is known.
 
-    `lapsed_at` is since when its lease is over: the process is dead, or could not reach the store for so long. Another
+    `lapsed_at` is when its lease ended: the process is dead, or could not reach the store for so long. Another
     worker takes the step over. None while all is well.
     """
 
@@ -175,7 +175,7 @@ class Runner:
         process = f"process {self.pid}" if self.pid is not None else "a process"
         where = f" on {self.host}" if self.host else ""
         since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
-        over = f"; its lease is over since {self.lapsed_at:%Y-%m-%d %H:%M:%S} UTC" if self.lapsed_at is not None else ""
+        over = f"; its lease ended at {self.lapsed_at:%Y-%m-%d %H:%M:%S} UTC" if self.lapsed_at is not None else ""
         return f"{process}{where}{since}{over}"
 
 
@@ -195,7 +195,7 @@ class WorkflowStatus:
     it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
 
     `stuck` says why nobody will run the current step, or one in a branch, if no worker serves its queue. `runner` is
-    the process that runs it, or did until its lease was over. While it is queued, `ahead` is about how many messages of
+    the process that runs it, or did until its lease ended. While it is queued, `ahead` is about how many messages of
     its queue are before its own, and `last_failure` is why its last attempt failed, if one did.
 
     Of a fork, `origin` says which `workflow` it was made of, and the `step` at which it begins. The steps before that

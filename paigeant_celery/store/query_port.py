@@ -18,7 +18,7 @@ class ListedWorkflow:
     """A workflow as a list shows it: where its current step stands, or the last one at its end.
 
     `activity` and `step_id` are empty if nothing is known of them. `waits_for` are the names of the open waits of its
-    current step. `owner` runs that since `running_since`; `lapsed_at` is since when its lease is over, None if it is
+    current step. `owner` runs that since `running_since`; `lapsed_at` is when its lease ended, None if it has
     not. `retry_at` is when the step is tried again. While it is queued, `ahead` is about how many messages of its queue
     are before its own, and `last_failure` is why its last attempt failed. `served_at` is when its queue was last served
     by a worker that sweeps; None if it never was.

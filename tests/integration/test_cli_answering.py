@@ -44,7 +44,9 @@ def call(workflow_harness: WorkflowHarness) -> Iterator[Call]:
     """Return what calls a command, as the `celery` program does, of an app with the harness's store."""
     with Celery("shop", broker="memory://localhost//", set_as_current=False) as app:
         install(app, store=workflow_harness.store)
-        yield lambda *arguments: CliRunner().invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
+        yield lambda *arguments, stdin=None: CliRunner().invoke(
+            paigeant, arguments, obj=SimpleNamespace(app=app), input=stdin
+        )
 
 
 def waiting(harness: WorkflowHarness) -> tuple[WorkflowHandle, str]:
@@ -184,6 +186,45 @@ def test_calls_are_approved_and_denied_from_a_shell(
 
     assert (done.exit_code, done.output) == (0, f"{told}\n")
     assert {part: answer["approval"] for part, answer in kept(workflow_harness).items()} == answers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "answers"),
+    [
+        (["answer", "-", "-"], '{token}\n{"approvals":\n {"r1": false, "r2": true}}\n', {"r1": False, "r2": True}),
+        (["answer", "TOKEN", "-"], '{"approvals": {"r1": true, "r2": true}}', {"r1": True, "r2": True}),
+        (["approve", "-", "--call", "r1", "--args", "-"], '{token}\n{"order": 3}',
+         {"r1": {"kind": "tool-approved", "override_args": {"order": 3}}}),
+        (["deny", "-", "--call", "r2", "--message", "-"], "{token}\nno,\nnever\n",
+         {"r2": {"kind": "tool-denied", "message": "no,\nnever"}}),
+    ],
+)  # fmt: skip
+def test_a_token_and_what_is_answered_may_come_from_the_standard_input(
+    call: Call, workflow_harness: WorkflowHarness, arguments: list[str], stdin: str, answers: dict[str, Any]
+) -> None:
+    """What is typed stands in the history of a shell, and in the list of processes that every user can read."""
+    token = asking(workflow_harness)
+    typed = [token if argument == "TOKEN" else argument for argument in arguments]
+
+    done = call(*typed, stdin=stdin.replace("{token}", token))
+
+    assert done.exit_code == 0, done.output
+    assert {part: answer["approval"] for part, answer in kept(workflow_harness).items()} == answers
+
+
+def test_a_signal_may_come_from_the_standard_input(call: Call, workflow_harness: WorkflowHarness) -> None:
+    """A webhook's body is piped as it came."""
+
+    @activity
+    async def pay(context: WorkflowContext) -> Any:
+        return await context.wait_for("paid")
+
+    handle = workflow_harness.dispatch([pay.activity()], correlation_id="w")
+
+    assert call("signal", "w", "paid", "-", stdin="no JSON\n").exit_code == 2
+    assert call("signal", "w", "paid", "-", stdin='{"amount": 5}\n').exit_code == 0
+    asyncio.run(workflow_harness.deliver())
+    assert handle.result_sync(timeout=0).output == {"amount": 5}
 
 
 def test_who_decides_about_all_calls_too_late_is_told_which_are_open(

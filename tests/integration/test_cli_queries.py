@@ -100,7 +100,7 @@ def test_a_step_whose_process_is_lost_is_not_said_to_run(orders: WorkflowHarness
         assert datetime.fromisoformat(found["runner"]["lapsed_at"]) == long_ago
     told = call(orders, "show", "order-2", "--no-workers").output
     assert f"  stuck:     {stuck}\n" in told
-    assert re.search(rf"^  ran in:    process 7 on box since .* UTC; its lease is over since {at}$", told, re.MULTILINE)
+    assert re.search(rf"^  ran in:    process 7 on box since .* UTC; its lease ended at {at}$", told, re.MULTILINE)
     assert "  current:   draftr is to be taken over by another worker (" in told
     row = call(orders, "list", "--prefix", "order-2").output
     assert f"{stuck}; ran in process 7 on box since " in row

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-__all__ = ["check_listing"]
+__all__ = ["AGE", "check_listing"]
 
 HOP_LETTERS = {"queued": "q", "running": "r", "waiting": "t", "suspended": "s", "parked": "q"}
 WORKFLOW_LETTERS = {"completed": "c", "failed": "f", "parked": "p", "cancelled": "x"}
 CLOSED = ("done", "failed", "cancelled")
 LAST = 2**53 - 1
-AGE = len(str(LAST))
+AGE = len(str(LAST))  # digits of an age
 
 Record = Mapping[str, str]
 
@@ -25,6 +25,7 @@ def check_listing(
     texts = {text for text in listed if text.startswith("i")}
     about = {text[1:].split(" ", 1)[0]: text[1:].split(" ", 1)[1] for text in texts}
     assert len(about) == len(texts), "listing: a workflow is listed twice"
+    assert set(ended) <= texts, f"listing: {set(ended) - texts} are to leave, but are not listed"
     assert set(workflows) <= set(about), f"listing: {set(workflows) - set(about)} are not listed"
     expected = set[str]()
     for name, text in about.items():
@@ -37,11 +38,11 @@ def check_listing(
         record = workflows[name]
         hop = hops.get(record["hop"], {})
         hop_state = "queued" if "given_back" in hop and hop.get("state") == "waiting" else hop.get("state", "")
-        letter = WORKFLOW_LETTERS.get(record["state"]) or HOP_LETTERS[hop_state]
+        letter = WORKFLOW_LETTERS.get(record["state"]) or HOP_LETTERS.get(hop_state, "?")
         assert state == f"{letter}{LAST - int(record['created_at'])}", f"listing: {name} is listed as {text}"
         assert (f"i{name} {text}" in ended) == (letter in "cfx"), f"listing: {name} leaves the list at a wrong time"
     waits = {
-        f"n{fields[f':name:{token}']}\0{fields[':age']}{token}"
+        f"n{fields[f':name:{token}']}\0{fields.get(':age', '')}{token}"
         for fields in hops.values()
         if fields.get("state") not in CLOSED
         for token in fields.get(":open", "").split()

@@ -38,7 +38,7 @@ def status(**known: Any) -> WorkflowStatus:
         ),
         (
             {"state": "running", "runner": Runner(host="box", pid=7, since=NOW, lapsed_at=NOW)},
-            [f"it ran in process 7 on box since {AT}; its lease is over since {AT}"],
+            [f"it ran in process 7 on box since {AT}; its lease ended at {AT}"],
         ),
     ],
     ids=["nothing", "next", "ahead", "failed", "runs again", "runs", "lost"],
