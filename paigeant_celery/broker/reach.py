@@ -14,9 +14,19 @@ from paigeant_celery.broker.one_client import keep_one_client
 from paigeant_celery.core.errors import PaigeantError, Unreachable
 from paigeant_celery.core.refusals import refusal_of
 
-__all__ = ["ALL_OF_A_BROKER", "ASKING_SENTINELS", "Link", "away", "broker_address", "reaching_broker", "refuses"]
+__all__ = [
+    "ALL_OF_A_BROKER",
+    "ASKING_SENTINELS",
+    "Link",
+    "asking_broker",
+    "away",
+    "broker_address",
+    "reaching_broker",
+    "refuses",
+]
 
 CONNECT_TIMEOUT = 4.0  # seconds for one address; Celery's default, `broker_connection_timeout`
+LEAST = 1.0  # seconds for each call to the broker, however short a wait for workers is
 # Errors with which a broker says no although Kombu counts them as lost connections, or does not know them.
 REFUSALS = {"MessageNacked", "AuthenticationError", "NotAllowed", "InvalidPath"}
 
@@ -107,6 +117,18 @@ def reaching_broker(app: Celery) -> Iterator[None]:
         said = error.__cause__ if isinstance(error, OperationalError) and error.__cause__ is not None else error
         cause = f"{type(said).__name__}: {said}" if refused else type(error).__name__
         raise Unreachable("broker", broker_address(app), cause.rstrip(": "), refused) from error
+
+
+@contextmanager
+def asking_broker(app: Celery, *, timeout: float) -> Iterator[Any]:
+    """Give a connection over which workers are asked something, or raise as `reaching_broker` does.
+
+    One of Celery's would wait without end for a broker that hangs, and so would a person, or a probe.
+    """
+    within = max(timeout, LEAST)
+    with reaching_broker(app), Link(app, timeout=within).connection as connection:
+        connection.ensure_connection(max_retries=1, timeout=within)
+        yield connection
 
 
 def refuses(app: Celery, error: BaseException) -> bool:

@@ -54,7 +54,7 @@ def _consequences(store: Store) -> Iterator[str]:
     """Yield what a change of the broker means for the workflows under way."""
     hops, unswept = store.open_hops(), store.unswept()
     yield (
-        f"{hops.due} workflows wait for a worker or a retry, {hops.running} are running, {hops.parked} are parked. "
+        f"steps that wait for a worker or a retry: {hops.due}, running: {hops.running}, parked: {hops.parked}. "
         "Their messages stay on the old broker. Workers of the new one send those that wait again, 100 a second, and "
         "those that are running when their worker is gone. Nothing that is recorded is lost."
     )

@@ -52,8 +52,9 @@ def _moment(context: click.Context, option: click.Parameter, typed: str | None) 
 @click.option("--prefix", help="Only those whose ids begin with this, in the order of their ids.")
 @click.option("--after", metavar="NEXT", help="List what comes after the `next` of an earlier list.")
 @click.option("--limit", default=50, show_default=True, help="List at most this many.")
+@click.option("--ids", is_flag=True, help="Print ids alone, one a line, for `retry -` and other programs.")
 @click.pass_context
-def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters: Any) -> None:
+def list_workflows(context: click.Context, /, states: tuple[str, ...], ids: bool, **filters: Any) -> None:
     """List workflows, newest first, and say why each one that does not go on stands still."""
     from paigeant_celery.client.queries import Workflows
 
@@ -65,7 +66,7 @@ def list_workflows(context: click.Context, /, states: tuple[str, ...], **filters
         "complete": found.complete,
         "unreadable": list(found.unreadable),
     }
-    tell(document, _lines(found))
+    tell(document, _ids_only(found) if ids else _lines(found))
 
 
 @command()
@@ -107,6 +108,17 @@ def _lines(page: WorkflowPage) -> Iterator[str | Table]:
         yield _table(page.items)
     else:
         yield "no workflows" if page.next is None else "no workflows here"
+    yield from _beside(page)
+
+
+def _ids_only(page: WorkflowPage) -> Iterator[str]:
+    """Yield the ids, for the next program; what else is to be said goes to the standard error, for people."""
+    yield from (each.correlation_id for each in page.items)
+    for line in _beside(page):
+        click.echo(line, err=True)
+
+
+def _beside(page: WorkflowPage) -> Iterator[str]:
     if page.next is not None:
         yield f"more: --after {page.next}"
     if page.unreadable:

@@ -59,7 +59,7 @@ def _asked(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> l
 
 
 def _heard(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> dict[str, Any]:
-    from paigeant_celery.broker.reach import reaching_broker
+    from paigeant_celery.broker.reach import asking_broker
     from paigeant_celery.broker.transport import transport_of
     from paigeant_celery.worker.readiness import COMMAND
 
@@ -67,8 +67,7 @@ def _heard(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> d
     if transport.in_memory:
         text = "the broker is `memory://`, which no other process can reach, so no worker of one can be asked"
         raise Refused(text, code="in_memory", ends=Exit.USAGE)
-    with reaching_broker(app), app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=timeout)
+    with asking_broker(app, timeout=timeout) as connection:
         asked = list(wanted) or _serving(app, connection, timeout)
         if not asked:
             return {}

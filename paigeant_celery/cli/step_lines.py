@@ -67,8 +67,11 @@ def _standing(step: OutlinedStep, beside: BesideTree) -> str:
     if step.record is not None:
         return _ran(step.record, step.block)
     parts: list[str] = [step.state]
-    if (runner := beside.runners.get(step.hop_id)) is not None:
-        parts.append(str(runner))
+    answered = beside.runners.get(step.hop_id)
+    if step.runner is not None and (answered is None or step.runner.lapsed_at is not None):
+        parts.append(shown(step.runner.told))
+    elif answered is not None:
+        parts.append(str(answered))
     if step.attempt and step.state in ("queued", "retrying", "running"):
         parts.append(f"attempts spent: {step.attempt}")
     if step.retry_at is not None:

@@ -15,13 +15,13 @@ FIELDS = ("host", "pid", "mode", "store", "prefix", "serves", "pool", "slots", "
 
 def ask_workers(transport: CeleryTransport, timeout: float) -> list[dict[str, Any]]:
     """Return what each live worker tells that serves activities; raises `Unreachable` if the broker is away."""
-    from paigeant_celery.broker.reach import reaching_broker
+    from paigeant_celery.broker.reach import asking_broker
     from paigeant_celery.worker.self_report import TELL
 
     control, names = transport.app.control, transport.names
-    with reaching_broker(transport.app):
+    with asking_broker(transport.app, timeout=timeout) as connection:
         # Workers without us would log that they do not know the command. All that serve anything read a queue of ours.
-        read = control.inspect(timeout=timeout).active_queues() or {}
+        read = control.inspect(timeout=timeout, connection=connection).active_queues() or {}
         ours = [
             worker
             for worker, queues in read.items()
@@ -29,8 +29,10 @@ def ask_workers(transport: CeleryTransport, timeout: float) -> list[dict[str, An
         ]
         if not ours:
             return []
-        replies = control.broadcast(TELL, reply=True, timeout=timeout, destination=ours, limit=len(ours)) or []
-    told = {worker: answer for reply in replies for worker, answer in reply.items()}
+        replies = control.broadcast(
+            TELL, reply=True, timeout=timeout, destination=ours, limit=len(ours), connection=connection
+        )
+    told = {worker: answer for reply in replies or () for worker, answer in reply.items()}
     return [_worker(worker, told[worker]) for worker in sorted(told) if isinstance(told[worker], Mapping)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from paigeant_celery.client.readings import BranchState, BranchStatus, WaitingFor
+from paigeant_celery.client.readings import BranchState, BranchStatus, Runner, WaitingFor
 from paigeant_celery.client.tree import ReadBlock, current_state, read_blocks
 from paigeant_celery.client.waits import waiting_for
 from paigeant_celery.core.errors import MessageError, UnknownWorkflow
@@ -41,7 +41,7 @@ class OutlinedStep:
     `path` is that of the step, and `hop_id` that of its hop, if it began in this workflow and not in one that this is a
     fork of. One that ran has its `record`, with its
     output. Of one at which its slip stands, `attempt` counts those begun, and the others say what it waits for, and
-    why it stands.
+    why it stands. `runner` is the process that runs one in a branch; that of the workflow's own is in its status.
     """
 
     step_id: str
@@ -57,6 +57,7 @@ class OutlinedStep:
     record: ExecutedStep | None = field(default=None, repr=False)
     failure: Failure | None = field(default=None, repr=False)
     waiting_for: tuple[WaitingFor, ...] = ()
+    runner: Runner | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +219,13 @@ def _current(branch: BranchReading, status: BranchStatus) -> OutlinedStep:
         retry_at=status.retry_at,
         failure=status.failure,
         waiting_for=tuple(wait for wait in status.waiting_for if wait.kind != "branches"),
+        runner=status.runner,
     )
 
 
 def _standing(step: OutlinedStep, current: OutlinedStep) -> OutlinedStep:
     """Return the step at which a slip stands, with what is known of that."""
-    names = ("state", "hop_id", "attempt", "queue", "retry_at", "failure", "waiting_for")
+    names = ("state", "hop_id", "attempt", "queue", "retry_at", "failure", "waiting_for", "runner")
     return replace(step, **{name: getattr(current, name) for name in names})
 
 

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
-from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck
+from paigeant_celery.client.stuck import needs_worker, runner_of, serving_of, why_stuck, why_stuck_below
 from paigeant_celery.core.errors import StoreRequired
 from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.names import Names
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
 from paigeant_celery.store.port import Store
-from paigeant_celery.store.query_port import ListedWorkflow, Serving
+from paigeant_celery.store.query_port import ListedPage, ListedWorkflow, Serving
 
 __all__ = [
     "INCOMPLETE",
@@ -30,6 +32,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+MOST_SAID = 10_000  # workflows of a store about which it is known that they were said
+# Of each store, since whoever shows pages makes a `Workflows` for each.
+_said_of: WeakKeyDictionary[Store, set[str]] = WeakKeyDictionary()
+
 # What people read of a page that is not complete.
 INCOMPLETE = "not all workflows are here: those that an older version recorded are being added, so look again soon"
 
@@ -40,7 +46,8 @@ class WorkflowSummary:
 
     `state` is as in `WorkflowStatus`, and `activity` and `step_id` are those of its current step, or of the last one
     if it has ended; "" if nothing is known of them. `waits_for` are the names of what its current step waits for, and
-    `stuck` says why nobody will run it, if nobody will. `runner`, `ahead` and `last_failure` are as in
+    `stuck` says why nobody will run it, if nobody will. If it waits for branches, both are about some of those that
+    have not ended: a list looks at ten. `runner`, `ahead` and `last_failure` are as in
     `WorkflowStatus`.
     """
 
@@ -176,15 +183,11 @@ class Workflows:
         store = self._store("page")
         complete = store.list_older()
         found = store.listed(query)
-        for name in found.unreadable:
-            text, fields = (
-                "the record of workflow %s cannot be read",
-                {"action": "list_unreadable", "correlation_id": name},
-            )
-            logger.warning(text, name, extra=fields)
-        serving = serving_of(store) if any(needs_worker(each) for each in found.items) else None
+        _say_unreadable(store, found)
+        in_question = any(needs_worker(each) or each.queues_below for each in found.items)
+        serving, names = serving_of(store) if in_question else None, Names(self._transport.settings.prefix)
         return WorkflowPage(
-            items=tuple(_summary(each, serving) for each in found.items),
+            items=tuple(_summary(each, serving, names) for each in found.items),
             next=found.next,
             complete=complete,
             unreadable=found.unreadable,
@@ -224,13 +227,35 @@ class Workflows:
         return store
 
 
+def _say_unreadable(store: Store, found: ListedPage) -> None:
+    """Log each workflow whose record cannot be read, unless that was said and it could not be read since."""
+    said = _said_of.setdefault(store, set())
+    said.difference_update(each.correlation_id for each in found.items)
+    for name in found.unreadable:
+        if name in said:
+            continue
+        if len(said) >= MOST_SAID:
+            said.clear()
+        said.add(name)
+        fields = {"action": "list_unreadable", "correlation_id": name}
+        logger.warning("the record of workflow %s cannot be read", name, extra=fields)
+
+
 def _checked_transport(transport: Transport | None) -> Transport:
     from paigeant_celery.broker.transport import get_transport
 
     return get_transport() if transport is None else checked_transport(transport)
 
 
-def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
+def _stuck(found: ListedWorkflow, serving: Serving | None, names: Names) -> str | None:
+    if serving is None:
+        return None
+    if needs_worker(found):
+        return why_stuck(found.activity, found.queue, serving, since=found.updated_at)
+    return why_stuck_below(found, serving, names)
+
+
+def _summary(found: ListedWorkflow, serving: Serving | None, names: Names) -> WorkflowSummary:
     return WorkflowSummary(
         correlation_id=found.correlation_id,
         state=found.state,
@@ -242,9 +267,7 @@ def _summary(found: ListedWorkflow, serving: Serving | None) -> WorkflowSummary:
         updated_at=found.updated_at,
         failure=found.failure,
         waits_for=found.waits_for,
-        stuck=why_stuck(found.activity, found.queue, serving, since=found.updated_at)
-        if serving is not None and needs_worker(found)
-        else None,
+        stuck=_stuck(found, serving, names),
         runner=runner_of(found),
         ahead=found.ahead,
         last_failure=found.last_failure,

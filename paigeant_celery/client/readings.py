@@ -127,7 +127,8 @@ class BranchStatus:
     `path` is that of the block with the `name` of the branch, as in `readings/3`. `state` is `held` until the branch
     may begin, because only so many go on at the same time, and otherwise as that of a workflow; `cancelled` if the
     block or the workflow ended before it. `step_id` is that of its current step or, if it failed, of the one that did;
-    it is None if nothing is known of that any more. `branches` are those of the blocks in it.
+    it is None if nothing is known of that any more. `runner` is the process that runs it, or did until its lease
+    ended. `branches` are those of the blocks in it.
     """
 
     path: str
@@ -141,6 +142,7 @@ class BranchStatus:
     retry_at: datetime | None = None
     waiting_for: tuple[WaitingFor, ...] = ()
     branches: tuple[BranchStatus, ...] = ()
+    runner: Runner | None = None
 
     @property
     def block(self) -> str:
@@ -151,6 +153,12 @@ class BranchStatus:
     def step(self) -> str | None:
         """The path of its current step."""
         return f"{self.path}/{self.step_id}" if self.step_id is not None else None
+
+    @property
+    def needs_worker(self) -> bool:
+        """Whether a worker must take its current step: it waits for one, or has lost its own."""
+        is_lost = self.runner is not None and self.runner.lapsed_at is not None
+        return self.state in ("queued", "retrying") or is_lost
 
 
 @dataclass(frozen=True, kw_only=True)

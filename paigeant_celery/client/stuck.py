@@ -9,11 +9,22 @@ from difflib import get_close_matches
 
 from paigeant_celery.client.readings import BranchStatus, Runner
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.names import FLOW
+from paigeant_celery.core.names import FLOW, Names
+from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.query_port import ListedWorkflow, Serving
 
-__all__ = ["WAIT_FOR_WORKERS", "Outlook", "needs_worker", "outlook_of", "runner_of", "serving_of", "why_stuck"]
+__all__ = [
+    "WAIT_FOR_WORKERS",
+    "Outlook",
+    "lost_in",
+    "needs_worker",
+    "outlook_of",
+    "runner_of",
+    "serving_of",
+    "why_stuck",
+    "why_stuck_below",
+]
 
 WAIT_FOR_WORKERS = ("queued", "retrying")
 UNSERVED = timedelta(seconds=15)  # a worker that serves a queue says so about once a second, unless it is held up
@@ -38,7 +49,7 @@ def serving_of(store: Store) -> Serving | None:
 def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branches: Sequence[BranchStatus]) -> Outlook:
     """Return what is known of the current step of a workflow, or of those in its branches."""
     found = store.standing(correlation_id)
-    waiting = [branch for branch in _all(branches) if branch.state in WAIT_FOR_WORKERS and branch.queue]
+    waiting = [branch for branch in _all(branches) if branch.needs_worker and branch.queue]
     if found is None or not (waiting or found.state in (*WAIT_FOR_WORKERS, "running")):
         return Outlook()
     stuck: str | None = None
@@ -56,6 +67,13 @@ def outlook_of(store: Store, correlation_id: str, *, activity: str | None, branc
     return Outlook(stuck=stuck, runner=runner_of(found), ahead=found.ahead, last_failure=found.last_failure)
 
 
+def lost_in(branches: Sequence[BranchStatus]) -> Iterator[str]:
+    """Yield which steps in branches have lost their process, each with what is known of that."""
+    for branch in _all(branches):
+        if branch.runner is not None and branch.runner.lapsed_at is not None:
+            yield f"{branch.step or branch.path} {branch.runner.told}"
+
+
 def _all(branches: Sequence[BranchStatus]) -> Iterator[BranchStatus]:
     for branch in branches:
         yield branch
@@ -67,13 +85,21 @@ def needs_worker(found: ListedWorkflow) -> bool:
     return found.state in WAIT_FOR_WORKERS or found.lapsed_at is not None
 
 
-def runner_of(found: ListedWorkflow) -> Runner | None:
-    """Return which process runs the current step of a workflow, or did and is lost; None if none does."""
+def runner_of(found: ListedWorkflow | HopReading) -> Runner | None:
+    """Return which process runs the current step of a workflow or a branch, or did and is lost; None if none does."""
     if found.owner is None:
         return None
     _, pid, _, _, host, *_ = [*found.owner.split(":"), "", "", "", "", ""]  # older versions do not tell the name
     process = int(pid) if pid.isdecimal() else None
     return Runner(host=host, pid=process, since=found.running_since, lapsed_at=found.lapsed_at)
+
+
+def why_stuck_below(found: ListedWorkflow, serving: Serving, names: Names) -> str | None:
+    """Say why a branch of a workflow that waits for its branches will not run, as far as a list has looked at them."""
+    reasons = (
+        why_stuck(names.activity(queue) or "", queue, serving, since=found.updated_at) for queue in found.queues_below
+    )
+    return next((f"{why} (in a branch)" for why in reasons if why is not None), None)
 
 
 def why_stuck(activity: str, queue: str, serving: Serving, *, since: datetime) -> str | None:

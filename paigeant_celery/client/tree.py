@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from paigeant_celery.client.readings import BranchState, BranchStatus, CurrentState, WaitingFor
+from paigeant_celery.client.stuck import runner_of
 from paigeant_celery.client.waits import waits_of_hop
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure, failure_at
@@ -90,10 +91,10 @@ def waits_for_worker(branches: Sequence[BranchStatus]) -> str | None:
     """Return the activity of the first step in a tree that waits for a worker; None if there is none, or others run."""
     found: str | None = None
     for branch in _all(branches):
-        if branch.state == "running":
-            return None
-        if branch.state in ("queued", "retrying"):
+        if branch.needs_worker:
             found = found or branch.activity
+        elif branch.state == "running":
+            return None
     return found
 
 
@@ -209,6 +210,7 @@ def _status(
         retry_at=hop.retry_at if goes_on else None,
         waiting_for=waits,
         branches=tuple(status for _, statuses in inner for status in statuses),
+        runner=runner_of(hop) if state == "running" else None,
     )
 
 

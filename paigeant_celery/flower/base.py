@@ -38,8 +38,8 @@ POLICY = (
 
 # A browser sends no Sec-Fetch-Site over plain HTTP, so the names are compared; a proxy may have put in its own.
 OTHER_ORIGIN = (
-    "The request comes from another origin than the name by which Flower was asked. If a proxy stands before Flower, "
-    "let it pass the name on: `proxy_set_header Host $http_host;` in nginx"
+    "The origin of the form is not the host that Flower was asked for. If there is a proxy in front of Flower, let it "
+    "pass the name of the host on: `proxy_set_header Host $http_host;` in nginx"
 )
 
 logger = logging.getLogger(__name__)

@@ -77,13 +77,13 @@ class Events(Page):
                     self.write(f"event: over\ndata: {json.dumps(state)}\n\n")
                     await self.flush()
                     return
-                if now - began > LONGEST:
-                    return
                 sent = [": \n\n"] if now - said > ALIVE else []
             if sent:
                 self.write("".join(sent))
                 await self.flush()
                 said = now
+            if now - began > LONGEST:  # also of a workflow to which something happens all the time
+                return
             pause = FIRST_PAUSE if following.found else min(LONGEST_PAUSE, pause * 1.5)
             await asyncio.sleep(0 if following.found else pause)
             events, state = await self.ask(lambda _: following.look())

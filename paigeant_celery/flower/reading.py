@@ -23,15 +23,22 @@ __all__ = ["Reading", "name_of_wait", "output_at", "read_workflow"]
 
 LARGEST = 4 * 1024  # bytes of an output that is read to show its beginning; a larger one has a page
 MOST = 256 * 1024  # bytes of all of them
+MOST_PENDING = 50  # waits that can be answered on the page
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A workflow as its page shows it; `pending` are the waits that can be answered, by names without their tokens."""
+    """A workflow as its page shows it.
+
+    `pending` are the oldest waits that can be answered, by names without their tokens, and `more_pending` says how many
+    more there are. `answerable` has the paths of the steps of all of them.
+    """
 
     status: WorkflowStatus
     rows: list[Row]
     pending: Mapping[str, PendingWait] = field(default_factory=dict)
+    more_pending: int = 0
+    answerable: frozenset[str] = frozenset()
     unreadable: str = ""
 
 
@@ -50,11 +57,14 @@ def read_workflow(transport: CeleryTransport, correlation_id: str, *, now: datet
             outputs = outputs_by_path(store, correlation_id, _short(outline))
     except (StoreCorrupt, MessageError) as error:
         unreadable = str(error) if content else type(error).__name__
+    pending = handle.pending_sync() if content else ()
     span = Span(begins=status.created_at, ends=now if status.in_progress else status.updated_at)
     return Reading(
         status=status,
         rows=rows_of(outline, span, outputs=outputs, content=content),
-        pending={name_of_wait(wait): wait for wait in handle.pending_sync()} if content else {},
+        pending={name_of_wait(wait): wait for wait in pending[:MOST_PENDING]},
+        more_pending=max(0, len(pending) - MOST_PENDING),
+        answerable=frozenset(wait.step_id for wait in pending),
         unreadable=unreadable,
     )
 

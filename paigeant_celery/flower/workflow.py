@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from tornado.web import HTTPError, authenticated
 
 from paigeant_celery.client.readings import WorkflowStatus
+from paigeant_celery.client.stuck import lost_in
 from paigeant_celery.flower import words
 from paigeant_celery.flower.base import Page
 from paigeant_celery.flower.reading import Reading, output_at, read_workflow
@@ -19,16 +21,17 @@ __all__ = ["OneWorkflow", "Output", "Workflow", "standing"]
 # What a button did, by the word in the address to which it leads: no text of anybody stands in an address.
 DONE = {
     "cancelled": "The workflow is cancelled.",
-    "ended": "The workflow had already ended; it is not changed.",
+    "ended": "The workflow had already ended. Nothing has changed.",
     "goes_on": "It goes on, with all attempts of its step available again.",
-    "not_parked": "Nothing there was parked; nothing is changed.",
+    "not_parked": "Nothing was parked there. Nothing has changed.",
     "settled": "The answer counts, and the workflow goes on.",
-    "recorded": "The answer counts; the workflow goes on once the other calls are answered, too.",
-    "answered": "Somebody was faster: this answer does not count.",
-    "late": "Too late: the time for an answer is over, or the step has ended. This answer does not count.",
+    "recorded": "The answer counts; the workflow goes on when the other calls are answered too.",
+    "answered": "Somebody answered first. This answer does not count.",
+    "late": "Too late: the time for an answer has passed, or the step has ended. This answer does not count.",
     "unknown_wait": "Nothing waits for this answer any more. It does not count.",
 }
 REFUSED = frozenset({"ended", "not_parked", "answered", "late", "unknown_wait"})
+MOST_LOST = 3  # branches that are told to have lost their process
 WHOLE = 256 * 1024  # characters of an output on its page
 
 
@@ -85,12 +88,16 @@ def _values(reading: Reading, *, content: bool) -> dict[str, Any]:
         "status": status,
         "rows": reading.rows,
         "pending": reading.pending,
+        "more_pending": reading.more_pending,
         "unreadable": reading.unreadable,
         "total": total,
         "stuck": status.stuck,
         "notes": list(standing(status, content=content)),
         "parked": sum(row.may_retry for row in reading.rows),
         "waits": [(row.path, wait) for row in reading.rows for wait in row.waits],
+        "others": [
+            (row.path, wait) for row in reading.rows if row.path not in reading.answerable for wait in row.waits
+        ],
     }
 
 
@@ -98,8 +105,9 @@ def standing(status: WorkflowStatus, *, content: bool) -> Iterator[str]:
     """Say who runs the current step, or what is before it; what an error says only if `content` may be seen."""
     if status.runner is not None:
         yield f"it {status.runner.told}"
+    yield from islice(lost_in(status.branches), MOST_LOST)
     if status.ahead:
-        yield f"about {status.ahead:,} messages of its queue are before it"
+        yield f"about {status.ahead:,} messages are ahead of it in its queue"
     if status.last_failure is not None and status.state == "queued":
         text = f": {words.cut(status.last_failure.text, 300)}" if content else ""
         yield f"its last attempt failed with {status.last_failure.error_class}{text}"

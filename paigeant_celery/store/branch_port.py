@@ -43,7 +43,7 @@ class HopReading:
 
     `retry_at` is when it is sent again after `failure`. A parked hop has its failure, too. `wake_at` is when a
     suspended one goes on in any case, and `on_branches` says that it waits for its branches. `block` is what it has
-    opened.
+    opened. `owner` runs it since `running_since`; `lapsed_at` is since when its lease is over, None if it is not.
     """
 
     hop_id: str
@@ -57,6 +57,9 @@ class HopReading:
     on_branches: bool = False
     waits: tuple[Wait, ...] = ()
     block: Block | None = None
+    owner: str | None = None
+    running_since: datetime | None = None
+    lapsed_at: datetime | None = None
 
     def to_send(self) -> HopRecord:
         """Return the hop as it is sent; only one that is not closed has what that needs."""

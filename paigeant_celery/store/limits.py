@@ -46,6 +46,11 @@ class StoreLimits:
     most_traces: int = 8  # of earlier attempts of a hop, which a later one is linked to
     asked_at_once: int = 100  # waits read at once from the index of those that are open
     listed_at_once: int = 100  # workflows read at once from the index
+    numbers_below: int = (
+        100  # of branches, the first and the last ones, among which a list looks for some that are open
+    )
+    looked_below: int = 10  # open branches of a workflow that a list looks at, because a page has many workflows
+    asking_below: int = 2  # of those, whose waits it names
     most_scanned: int = 5_000  # of the index, in search of some with a prefix
     looked_over: int = 10  # texts of the index that one pass compares with the records
     expired_listed: int = 200  # workflows that leave the index at once

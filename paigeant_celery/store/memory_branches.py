@@ -108,20 +108,21 @@ class Branches:
             self.records.apply(branch.hop_id, protocol.cancel(below.hop), now=now)
             self.cut_off(branch.hop_id, now=now)
 
-    def read(self, hop_id: str, *, first: int, limit: int) -> Sequence[BranchReading]:
+    def read(self, hop_id: str, *, first: int, limit: int, now: datetime) -> Sequence[BranchReading]:
         """Return branches of a block, from a number on."""
         kept = self.records.hops.get(hop_id)
         if kept is None:
             return []
         numbers = [number for number in sorted(kept.branches) if number >= first][: max(limit, 0)]
-        return [self._reading(number, kept.branches[number]) for number in numbers]
+        return [self._reading(number, kept.branches[number], now) for number in numbers]
 
-    def hop(self, hop_id: str) -> HopReading | None:
+    def hop(self, hop_id: str, *, now: datetime) -> HopReading | None:
         """Return where a hop stands."""
         kept = self.records.hops.get(hop_id)
         if kept is None:
             return None
-        hop = kept.hop
+        hop, is_running = kept.hop, kept.hop.state == "running"
+        lease = self.records.leases.get(hop.owner or "") if is_running else None
         return HopReading(
             hop_id=hop_id,
             state=hop.state,
@@ -134,10 +135,13 @@ class Branches:
             on_branches=hop.state == "suspended" and hop.on_branches,
             waits=by_since(kept.waits.values()),
             block=kept.block,
+            owner=hop.owner if is_running else None,
+            running_since=hop.claimed_at if is_running else None,
+            lapsed_at=lease if lease is not None and lease <= now else None,
         )
 
-    def _reading(self, number: int, branch: KeptBranch) -> BranchReading:
-        hop = self.hop(branch.hop_id)
+    def _reading(self, number: int, branch: KeptBranch, now: datetime) -> BranchReading:
+        hop = self.hop(branch.hop_id, now=now)
         assert hop is not None
         return BranchReading(number=number, hop=hop, how=branch.how, order=branch.order, end=branch.end)
 

@@ -15,6 +15,7 @@ from paigeant_celery.core.queries import (
     milliseconds,
     place_of_cursor,
 )
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
 
@@ -91,12 +92,28 @@ def _open_names(kept: Kept) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wait.name for wait in waits if wait.state == "open"))
 
 
+def _look_below(records: Records, kept: Kept) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return on which queues some branches of a block wait for a worker, and the names of what others wait for.
+
+    It looks at as many as the other store does.
+    """
+    opened, most = kept.block.opened if kept.block is not None else 0, LIMITS.numbers_below
+    numbers = [number for number in range(opened) if number < most or number >= opened - most]
+    branches = [kept.branches[number] for number in numbers if kept.branches[number].how is None]
+    below = [records.hops[branch.hop_id] for branch in branches[: LIMITS.looked_below]]
+    queues = [each.queue for each in below if each.hop.state in ("queued", "waiting")]
+    names = [found for each in below if each.hop.state == "suspended" and (found := _open_names(each))]
+    told = [name for each in names[: LIMITS.asking_below] for name in each]
+    return tuple(dict.fromkeys(queues)), tuple(dict.fromkeys(told))
+
+
 def standing(records: Records, workflow: Workflow, *, now: datetime) -> ListedWorkflow:
     """Return a workflow as a list shows it."""
     record, kept, hop_id = records.read(workflow.correlation_id), records.hops[workflow.hop_id], workflow.hop_id
     assert record is not None
     hop, state = kept.hop, _state(records, workflow)
     reached = records.line_of(kept.queue).reached
+    queues, names = _look_below(records, kept) if state == "suspended" else ((), ())
     lease = records.leases.get(hop.owner or "") if state == "running" else None
     return ListedWorkflow(
         correlation_id=workflow.correlation_id,
@@ -108,7 +125,7 @@ def standing(records: Records, workflow: Workflow, *, now: datetime) -> ListedWo
         created_at=record.created_at,
         updated_at=record.updated_at,
         failure=record.failure,
-        waits_for=_open_names(kept),
+        waits_for=tuple(dict.fromkeys([*_open_names(kept), *names])),
         owner=hop.owner if state == "running" else None,
         running_since=hop.claimed_at if state == "running" else None,
         lapsed_at=lease if lease is not None and lease <= now else None,
@@ -116,4 +133,5 @@ def standing(records: Records, workflow: Workflow, *, now: datetime) -> ListedWo
         ahead=max(0, hop.sent - reached - 1) if state == "queued" and hop.sent else None,
         last_failure=hop.failure if state == "queued" else None,
         served_at=records.served.get(kept.queue),
+        queues_below=queues,
     )

@@ -21,7 +21,8 @@ class ListedWorkflow:
     current step. `owner` runs that since `running_since`; `lapsed_at` is when its lease ended, None if it has
     not. `retry_at` is when the step is tried again. While it is queued, `ahead` is about how many messages of its queue
     are before its own, and `last_failure` is why its last attempt failed. `served_at` is when its queue was last served
-    by a worker that sweeps; None if it never was.
+    by a worker that sweeps; None if it never was. If it waits for branches, `queues_below` are the queues on which some
+    of those wait for a worker, and `waits_for` has what some of them wait for: a list looks at a few of them.
     """
 
     correlation_id: str
@@ -41,6 +42,7 @@ class ListedWorkflow:
     ahead: int | None = None
     last_failure: Failure | None = None
     served_at: datetime | None = None
+    queues_below: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class QueryStore(Protocol):
     def list_older(self) -> bool:
         """List some of the workflows that versions without a list have recorded, and say whether none is left.
 
-        `listed` and `counted` know of no others. A call takes a bounded time, and sweeps do the same.
+        `listed` and `counted` know of no others. A call takes a bounded time, and `look_over` does the same.
         """
         ...
 

@@ -72,7 +72,10 @@ def _branch(values: Sequence[Any]) -> BranchReading:
 
 
 def _hop(values: Sequence[Any]) -> HopReading:
-    hop_id, state, queue, envelope, attempt, failure, retry_at, wake_at, on_branches, waits, block = values
+    (
+        hop_id, state, queue, envelope, attempt, failure, retry_at, wake_at, on_branches, waits, block,
+        owner, since, lapsed_at,
+    ) = values  # fmt: skip
     if state not in get_args(HopState) or queue is None:
         raise ValueError("it lacks fields, or its state is unknown to this version")
     return HopReading(
@@ -87,4 +90,7 @@ def _hop(values: Sequence[Any]) -> HopReading:
         on_branches=on_branches == "1",
         waits=waits_in(waits),
         block=block_of_values(block) if block is not None else None,
+        owner=owner,
+        running_since=moment_of(since) if since else None,
+        lapsed_at=moment_of(lapsed_at) if lapsed_at else None,
     )

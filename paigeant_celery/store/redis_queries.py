@@ -47,7 +47,8 @@ def read_listed(server: Server, query: WorkflowQuery) -> ListedPage:
         left = min(query.limit - len(found), server.limits.listed_at_once)
         named = waiting[:AT_ONCE] if waiting is not None else None
         entries, last, unreadable = server.run_leniently("listed", left, *_arguments(query, behind, named), about=ABOUT)
-        found += _readable(server, entries, lost)
+        # One that an older version moved on may stand at another step than the list said.
+        found += [each for each in _readable(server, entries, lost) if query.activity in (None, each.activity)]
         lost += unreadable
         if waiting is not None:
             last = last or (waiting[AT_ONCE - 1] if len(waiting) > AT_ONCE else "")
@@ -201,13 +202,14 @@ def _readable(server: Server, entries: Sequence[Sequence[Any]], lost: list[str])
 def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
     (
         workflow, letter, activity, step_id, created_at, updated_at, failure, queue, attempt, owner, since,
-        lapsed_at, retry_at, ahead, served_at, last, envelope, waits,
+        lapsed_at, retry_at, ahead, served_at, last, envelope, waits, below,
     ) = entry  # fmt: skip
-    for text in (*entry[:-2], *waits):
+    for text in (*entry[:-3], *waits, *below):
         str(text).encode()  # raises for what is no text
     if envelope and (known := step_in(envelope))[0]:  # an older version recorded it
+        if known != (activity, step_id):
+            server.run("relist", workflow, *known, about=ABOUT)
         activity, step_id = known
-        server.run("relist", workflow, activity, step_id, about=ABOUT)
     return ListedWorkflow(
         correlation_id=workflow,
         state=STATE_OF[letter],
@@ -226,4 +228,5 @@ def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
         ahead=int(ahead) if ahead else None,
         last_failure=failure_of(last) if last else None,
         served_at=moment_of(served_at) if served_at else None,
+        queues_below=tuple(below),
     )

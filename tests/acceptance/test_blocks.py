@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,37 @@ def test_a_cancelled_workflow_cuts_the_runs_of_its_branches_off(orchard: Orchard
     orchard.noted("cut off", handle, inner)
     orchard.expect_nothing_open()
     assert [event.type for event in handle.events_so_far()][-1] == "workflow_cancelled"
+
+
+def test_a_branch_whose_worker_was_killed_is_not_said_to_run(orchard: Orchard) -> None:
+    """Nobody is there to take it over, so whoever looks must see that it waits for a worker."""
+    workers = orchard.workers()
+    handle = orchard.dispatch(for_each([PICK, BASKET], over=["held", "a"], step_id="all"))
+    orchard.noted("begun", handle, "0-0.0")
+    runner = handle.status_sync().branches[0].runner
+    assert runner is not None
+    assert runner.pid in [worker.pid for worker in workers]
+    assert runner.lapsed_at is None
+    eventually(lambda: not handle.status_sync().branches[1].needs_worker, within=WITHIN, what="it did not end")
+
+    for worker in workers:
+        worker.kill()
+
+    eventually(lambda: handle.status_sync().branches[0].needs_worker, within=WITHIN, what="its lease is not over")
+    (lost, ended), killed = handle.status_sync().branches, datetime.now(UTC)
+    assert (lost.state, ended.needs_worker) == ("running", False)
+    assert lost.runner is not None
+    assert lost.runner.lapsed_at is not None
+    assert replace(lost.runner, lapsed_at=None) == runner
+    assert lost.runner.lapsed_at <= killed + timedelta(seconds=1)
+    shown = orchard.made.run(
+        *("-A", "paigeant_celery", "paigeant", "show", handle.correlation_id, "--no-events", "--no-workers"),
+        folder=orchard.made.configured("shown"), name="show",
+    )  # fmt: skip
+    assert shown.ended(within=WITHIN) == 0
+    assert f"        pick: running, ran in process {runner.pid} on " in shown.log()
+    assert handle.cancel_sync()
+    orchard.expect_nothing_open()
 
 
 def test_a_branch_that_fails_cuts_the_runs_of_the_others_off(orchard: Orchard) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import itertools
 import json
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
+import flower as flower_of_pypi
 import pytest
 import requests
 from flower.options import default_options
@@ -18,7 +22,9 @@ from redis import Redis
 from tornado.web import create_signed_value
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, for_each
-from tests.support.browser import Browser, picture
+from paigeant_celery.flower.listing import STATES
+from tests.support.browser import Browser, picture, put
+from tests.support.contrast import faint_texts
 from tests.support.flower_pages import FlowerPages, flower_pages, row
 from tests.support.processes import Deployment, deployment, eventually
 from tests.support.servers import RedisServer
@@ -28,6 +34,39 @@ MARKUP = '<b class="spilled">bold</b>'  # harmless, and seen as an element only 
 WITHIN = 20.0
 IN_STATE = 20_000  # milliseconds
 STORE_TIMEOUT = 60.0  # seconds, in which nobody else may have to wait
+
+# What a page is told is what the test says, and how long its requests take is known.
+STAGED = """
+window.staged = {
+    sources: [], asked: [], slow: 0,
+    tell: (type, data) => staged.sources.at(-1).dispatchEvent(new MessageEvent(type, {data: JSON.stringify(data)})),
+    every: (pause, type, data) => setInterval(() => staged.tell(type, data), pause),
+};
+window.EventSource = class extends EventTarget {
+    constructor() { super(); staged.sources.push(this); }
+    close() {}
+};
+const fetched = window.fetch;
+window.fetch = async (...given) => {
+    const began = performance.now();
+    const answer = await fetched(...given);
+    await new Promise(done => setTimeout(done, staged.slow));
+    staged.asked.push([began, performance.now()]);
+    return answer;
+};
+"""
+
+# A badge of each state in a table of ours.
+BADGES = """states => {
+    const row = document.querySelector('.wf-page tbody').insertRow();
+    states.forEach(state => {
+        const badge = document.createElement('span');
+        badge.className = `badge wf-badge wf-${state}`;
+        badge.textContent = state;
+        row.insertCell().append(badge);
+    });
+}"""
+FLOWERS = Path(inspect.getfile(flower_of_pypi)).parent
 
 pytestmark = pytest.mark.together
 
@@ -142,7 +181,7 @@ def test_the_list_is_filtered_by_what_people_look_for(flower: FlowerPages, brows
         expect(rows).to_have_text(["filtered-parked"])
         page.get_by_label("Started").select_option("more than an hour ago")
         page.get_by_role("button", name="Filter").click()
-        expect(page.get_by_text("No workflow fits.")).to_be_visible()
+        expect(page.get_by_text("No workflow matches.")).to_be_visible()
         page.get_by_role("link", name="Clear").click()
         expect(page.get_by_role("link", name="filtered-done")).to_be_visible()
     assert asks.cancel_sync()
@@ -298,8 +337,145 @@ def test_what_an_agent_says_appears_while_it_says_it(flower: FlowerPages, browse
         expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
 
 
+def test_what_is_open_stays_open_and_all_else_goes_on(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Who reads where an error was raised still sees that it is over."""
+    block = for_each(
+        FunctionSpec("count_words", {"path": str(gate)}), over=["unreadable", "unreadable"], step_id="readings"
+    )
+    handle = flower.dispatch(block)
+    eventually(lambda: [branch.state for branch in handle.status_sync().branches] == ["parked"] * 2, within=WITHIN)
+    gate.touch()
+    first, second = "readings/0/count_words", "readings/1/count_words"
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        again = row(page, first).locator("details")
+        again.locator("summary").click()
+        page.get_by_text("Where it was raised").click()
+        page.get_by_text("Cancel…").click()
+        row(page, second).get_by_role("link", name="task").focus()
+        assert handle.redrive_sync(second)
+        expect(row(page, second).locator(".badge")).to_have_text("completed", timeout=IN_STATE)
+        expect(again).to_have_attribute("open", "")
+        expect(page.locator("[data-wf-key=cancel]")).to_have_attribute("open", "")
+        expect(row(page, second).get_by_role("link", name="task")).to_be_focused()
+
+        assert handle.redrive_sync(first)
+        shows(page, "completed")
+        expect(row(page, first).locator(".badge")).to_have_text("completed")
+        expect(page.get_by_role("region", name="Failure")).to_have_count(0)
+        expect(page.get_by_text("Cancel…")).to_have_count(0)
+
+
+def test_what_is_typed_stays_and_says_that_it_is_not_up_to_date(flower: FlowerPages, browser: Browser) -> None:
+    """Nobody loses a long answer because another was faster, and nobody believes that it is still asked for."""
+    handle = flower.dispatch(ask())
+    is_in(handle, "suspended")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        answer = page.get_by_label("Answer", exact=True)
+        answer.fill("a long answer")
+        (pending,) = handle.pending_sync()
+        assert handle.resolve_sync(pending.token, "theirs").taken
+        shows(page, "completed")
+        waits = page.get_by_role("region", name="What it waits for")
+        expect(waits).to_contain_text("Not up to date: nothing waits for this any more")
+        expect(answer).to_have_value("a long answer")
+        picture(page, "typed")
+
+        answer.fill("")
+        put(page, hidden=True)
+        put(page, hidden=False)
+        expect(waits).to_have_count(0)
+
+
+def test_a_page_that_takes_long_is_asked_for_less_often(flower: FlowerPages, browser: Browser) -> None:
+    """A workflow of a thousand branches has thousands of events, and Flower has other pages to show."""
+    handle = flower.dispatch(ask())
+    is_in(handle, "suspended")
+
+    with flower.opened(browser, script=STAGED) as page:
+        page.goto(f"/workflows/{handle.correlation_id}")
+        eventually(lambda: page.evaluate("staged.sources.length"), within=WITHIN)
+        page.evaluate("staged.slow = 400; staged.every(20, 'happened', {at: Date(), type: 'x', path: 'y', fields: {}})")
+        eventually(lambda: page.evaluate("staged.asked.length") > 3, within=WITHIN)
+        asked = page.evaluate("staged.asked")
+
+    for (began, ended), (begins, _) in itertools.pairwise(asked):
+        assert begins - ended >= 2 * (ended - began) - 20
+    assert handle.cancel_sync()
+
+
+def test_a_parked_workflow_is_followed_once(flower: FlowerPages, browser: Browser, gate: Path) -> None:
+    """Its page may stay open for a weekend, and nothing happens."""
+    handle = flower.dispatch(check(gate))
+    is_in(handle, "parked")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        expect(page.locator("#wf-happened")).to_contain_text("parked", timeout=IN_STATE)
+        expect(page.locator("#wf-live-state")).to_have_text("")
+        followed = list[str]()
+        page.on("request", lambda request: followed.append(request.url) if request.url.endswith("/events") else None)
+        for _ in range(3):
+            put(page, hidden=True)
+            with page.expect_event("requestfinished", lambda request: request.url.endswith(handle.correlation_id)):
+                put(page, hidden=False)
+            page.evaluate("() => new Promise(done => setTimeout(done, 0))")
+
+    assert followed == []
+
+
+def test_much_that_agents_say_is_cut_with_a_sign(flower: FlowerPages, browser: Browser) -> None:
+    """A browser must not stop for the words of a thousand runs, nor show half of a text as if it were all."""
+    handle = flower.dispatch(ask())
+    is_in(handle, "suspended")
+    word = {"path": "writer", "run": "0", "attempt": "1", "as": "text", "begins": False}
+
+    with flower.opened(browser, script=STAGED) as page:
+        page.goto(f"/workflows/{handle.correlation_id}")
+        eventually(lambda: page.evaluate("staged.sources.length"), within=WITHIN)
+        tell = "([event, times]) => { for (let n = 0; n < times; n++) staged.tell('agent', event); }"
+        page.evaluate(tell, [{**word, "text": "word " * 400}, 15])
+        runs = page.locator(".wf-run")
+        expect(runs.locator("p")).to_have_text(re.compile(r"word\s+… \(more is not shown here\)$"))
+        for number in range(1, 61):
+            page.evaluate(tell, [{**word, "run": str(number), "text": f"run {number}"}, 1])
+        expect(runs).to_have_count(50)
+        expect(runs.first).to_contain_text("run 60")
+        page.evaluate(tell, [{**word, "text": "once more"}, 1])
+        expect(runs.first).to_contain_text("once more")
+    assert handle.cancel_sync()
+
+
+def test_a_page_shows_the_first_of_very_many_waits(flower: FlowerPages, browser: Browser) -> None:
+    """A thousand forms would be of no use; the command lists them all."""
+    handle = flower.dispatch(for_each(ask(), over=list(range(53)), max_at_once=53, step_id="all"))
+    eventually(lambda: len(handle.pending_sync()) == 53, within=2 * WITHIN, what="not all wait")
+
+    with flower.opened(browser, f"/workflows/{handle.correlation_id}") as page:
+        expect(page.locator("[data-wf-wait]")).to_have_count(50)
+        expect(page.locator("#wf-more-pending")).to_have_text(
+            "3 more can be answered; celery paigeant inbox lists them."
+        )
+    assert handle.cancel_sync()
+
+
+def test_a_page_says_when_it_is_not_up_to_date(made: Deployment, browser: Browser) -> None:
+    """A page that stands still looks as if nothing happened."""
+    with flower_pages(made, name="ends") as flower:
+        handle = flower.dispatch(ask())
+        is_in(handle, "suspended")
+        for path in ("", f"/{handle.correlation_id}"):
+            with flower.opened(browser, f"/workflows{path}", allowed=("ERR_", "401")) as page:
+                expect(page.locator("#wf-late")).to_be_hidden()
+                page.context.set_offline(True)
+                expect(page.locator("#wf-late")).to_be_visible(timeout=IN_STATE)
+                page.context.set_offline(False)
+                expect(page.locator("#wf-late")).to_be_hidden(timeout=IN_STATE)
+    assert handle.cancel_sync()
+
+
 @pytest.mark.parametrize(
-    ("meant", "typed", "gave"), [("is a text", "Cats!", "Cats!"), ("is JSON", '{"yes": [1]}', {"yes": [1]})]
+    ("meant", "typed", "gave"), [("Text", "Cats!", "Cats!"), ("JSON", '{"yes": [1]}', {"yes": [1]})]
 )
 def test_a_question_is_answered(flower: FlowerPages, browser: Browser, meant: str, typed: str, gave: object) -> None:
     """Whoever is asked sees the question and types the answer."""
@@ -310,7 +486,7 @@ def test_a_question_is_answered(flower: FlowerPages, browser: Browser, meant: st
         expect(page.get_by_text(QUESTION)).to_be_visible()
         picture(page, "question")
         page.get_by_label("Answer", exact=True).fill(typed)
-        page.get_by_label("How the answer is meant").select_option(meant)
+        page.get_by_label("Kind of answer").select_option(meant)
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_text("The answer counts")).to_be_visible()
         shows(page, "completed")
@@ -327,13 +503,13 @@ def test_an_answer_of_the_wrong_form_settles_nothing(flower: FlowerPages, browse
 
     with flower.opened(browser, f"/workflows/{handle.correlation_id}", allowed=("400",)) as page:
         page.get_by_label("Answer", exact=True).fill("{oops")
-        page.get_by_label("How the answer is meant").select_option("is JSON")
+        page.get_by_label("Kind of answer").select_option("JSON")
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_role("alert")).to_contain_text("JSON")
         shows(page, "suspended")
 
         page.get_by_label("Answer", exact=True).fill("nobody knows")
-        page.get_by_label("How the answer is meant").select_option("says why there will be none")
+        page.get_by_label("Kind of answer").select_option("No answer, because…")
         page.get_by_role("button", name="Answer").click()
         expect(page.get_by_role("region", name="Failure")).to_contain_text("nobody knows", timeout=IN_STATE)
 
@@ -350,7 +526,7 @@ def test_a_call_of_a_tool_is_approved_or_denied(flower: FlowerPages, browser: Br
         page.get_by_role("button", name="Approve").click()
         shows(page, "completed")
     with flower.opened(browser, f"/workflows/{denied.correlation_id}") as page:
-        page.get_by_label("Why not").fill("not today")
+        page.get_by_label("Reason").fill("not today")
         page.get_by_role("button", name="Deny").click()
         shows(page, "completed")
 
@@ -401,7 +577,7 @@ def test_a_fork_leads_to_the_workflow_that_it_was_made_of(flower: FlowerPages, b
     fork.result_sync(WITHIN)
 
     with flower.opened(browser, f"/workflows/{fork.correlation_id}") as page:
-        expect(page.get_by_text("from its step second on")).to_be_visible()
+        expect(page.get_by_text("at step second")).to_be_visible()
         page.get_by_role("link", name=handle.correlation_id).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(handle.correlation_id)
 
@@ -471,15 +647,67 @@ def test_pages_load_nothing_from_elsewhere_and_run_nothing_that_stands_in_them(f
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_nothing_is_lost_when_flower_restarts(
-    late_flower: FlowerPages, earlier: WorkflowHandle, browser: Browser
-) -> None:
+def test_nothing_is_lost_when_flower_restarts(made: Deployment, browser: Browser) -> None:
     """Flower forgets the tasks that it has seen; the workflows are in the store."""
-    assert not late_flower.get(f"/task/{earlier.correlation_id}.0").ok
+    with flower_pages(made, name="restarts") as first:
+        handle = first.dispatch(say("kept"), ask())
+        is_in(handle, "suspended")
+        with first.opened(browser, f"/workflows/{handle.correlation_id}", allowed=("ERR_",)) as page:
+            expect(page.get_by_text("kept")).to_be_visible()
+            first.process.terminate()
+            expect(page.locator("#wf-late")).to_be_visible(timeout=IN_STATE)
 
-    with late_flower.opened(browser, f"/workflows/{earlier.correlation_id}") as page:
-        expect(page.get_by_text("kept")).to_be_visible()
-        expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
+            with flower_pages(made, name="again", port=first.port) as second:
+                assert second.address == first.address
+                assert not second.get(f"/task/{handle.correlation_id}.0").ok
+                expect(page.locator("#wf-late")).to_have_count(0, timeout=IN_STATE)
+                page.get_by_label("Answer", exact=True).fill("Cats!")
+                page.get_by_role("button", name="Answer").click()
+                shows(page, "completed")
+                page.reload()
+                expect(page.get_by_text("kept")).to_be_visible()
+                expect(page.locator("#wf-happened")).to_contain_text("workflow_completed")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_texts_can_be_read(
+    flower: FlowerPages, browser: Browser, gate: Path, scheme: Literal["light", "dark"]
+) -> None:
+    """In the night shift as by day: every state, text and error stands out from what is behind it."""
+    block = for_each(FunctionSpec("count_words", {"path": str(gate)}), over=["one", "unreadable"], step_id="readings")
+    parked = flower.dispatch(say("first", step_id="begin"), block, say("last"), correlation_id=f"{scheme}-parked")
+    asks = flower.dispatch(ActivitySpec("chief", PROMPT), correlation_id=f"{scheme}-asks")
+    is_in(parked, "parked")
+    is_in(asks, "suspended")
+
+    for name, path in {
+        "list": f"?prefix={scheme}-", "parked": f"/{parked.correlation_id}", "approval": f"/{asks.correlation_id}",
+    }.items():  # fmt: skip
+        with flower.opened(browser, f"/workflows{path}", color_scheme=scheme) as page:
+            if name != "list":
+                expect(page.locator("#wf-happened tr")).not_to_have_count(0)
+            picture(page, f"{scheme}-{name}")
+            page.evaluate(BADGES, ["planned", "held", *STATES])
+            assert faint_texts(page, ".wf-page") == []
+    assert asks.cancel_sync()
+
+
+@pytest.mark.skipif(not (FLOWERS / "static/js/theme.js").exists(), reason="this Flower has no switch")
+def test_flowers_own_switch_of_colours_counts(flower: FlowerPages, browser: Browser) -> None:
+    """Whoever has chosen dark for Flower does not get a white page of ours."""
+    with flower.opened(browser, color_scheme="light") as page:
+        card = page.get_by_role("region", name="Workflows")
+        colours = list[str]()
+        for choice in ("Light", "Dark", "Light"):
+            page.get_by_role("button", name="Select theme").click()
+            page.get_by_role("button", name=choice, exact=True).click()
+            expect(page.locator("html")).to_have_attribute("data-bs-theme", choice.lower())
+            page.reload()
+            colours.append(card.evaluate("card => getComputedStyle(card).backgroundColor"))
+            assert faint_texts(page, ".wf-page") == []
+
+    light, dark, again = colours
+    assert light == again != dark
 
 
 def test_whoever_has_not_signed_in_sees_nothing(flower: FlowerPages) -> None:

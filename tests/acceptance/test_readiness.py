@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+import yaml
 from click.testing import CliRunner
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher
@@ -22,6 +24,7 @@ from tests.support.processes import Deployment, Process, deployment, eventually
 from tests.support.servers import redis_server
 from tests.support.starting import run
 
+ROOT = Path(__file__).parents[2]
 WITHIN = 60.0
 PATIENCE = "10"  # seconds for an answer, on a busy machine
 POOLS = ["prefork", "threads", "solo", "gevent"]
@@ -239,3 +242,38 @@ def test_the_program_asks_all_workers_and_says_what_it_found(started: Callable[.
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["worker", "ready", "serves"]
     assert lines[1][:2] == [probe.node, "yes"]
+
+
+def test_no_worker_is_ended_because_its_store_is_away_and_one_that_hangs_is(tmp_path: Path) -> None:
+    """An orchestrator that ends all workers during an outage of Redis makes all steps begin again after it."""
+    page = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    (block,) = (each for each in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S) if "livenessProbe" in each)
+    probes = {name: probe["exec"]["command"] for name, probe in yaml.safe_load(block).items()}
+    with redis_server() as server, deployment(server.url, tmp_path) as made:
+        probe = Probe(made)
+        probe.becomes_ready()
+        environment = {**made.environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        folder, own = made.configured("probing"), f"-A paigeant_celery paigeant ready -d {probe.node} --timeout 5"
+
+        def asked(name: str) -> int:
+            shell, option, line = probes[name]
+            line = re.sub(r"-A shop paigeant ready -d worker@\$HOSTNAME( --timeout 5)?", own, line)
+            assert own in line
+            return run([shell, option, line], cwd=folder, environment=environment, within=WITHIN).returncode
+
+        assert (asked("readinessProbe"), asked("livenessProbe")) == (0, 0)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            hanging = asked("readinessProbe"), asked("livenessProbe")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        server.stop()
+        away = asked("readinessProbe"), asked("livenessProbe")
+        server.start()
+        probe.becomes_ready()
+        os.kill(probe.worker.pid, signal.SIGSTOP)
+        stopped = asked("readinessProbe"), asked("livenessProbe")
+
+    assert (hanging, away) == ((5, 0), (5, 0))
+    assert stopped == (4, 1)

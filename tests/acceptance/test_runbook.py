@@ -1,8 +1,9 @@
 """docs/runbook.md: each situation is made by real workers on a real server, and each command in the page is typed.
 
 The commands are read from the page, and what they print is compared with it, but for ids, times and hosts. After a
-change of what a command prints, `RUNBOOK=write python -m pytest -n 0 tests/acceptance/test_runbook.py` writes it into
-the page; look at the difference.
+change of what a command prints, `RUNBOOK=write python -m pytest -n 0 tests/acceptance/test_runbook.py` writes into the
+page what a situation prints where it differs, all of it, so that its ids and times are of one run; look at the
+difference. `RUNBOOK=all` writes every situation anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ import redis
 
 from paigeant_celery import ActivitySpec, DeadLetters, FunctionSpec, Inbox, parallel, sleep_for, wait_for
 from tests.support.processes import eventually
-from tests.support.runbook import PAGE, Situation, situations
+from tests.support.runbook import PAGE, Situation, replaced, situations
 from tests.support.scenes import WITHIN, Scene
 from tests.support.servers import RedisServer, redis_server
 from tests.support.versions import reading_no_blocks
@@ -26,6 +28,8 @@ from tests.support.versions import reading_no_blocks
 TEXT = PAGE.read_text(encoding="utf-8")
 SITUATIONS = {each.title: each for each in situations(TEXT)}
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+
+A_RUN, A_DAY = timedelta(minutes=10), timedelta(hours=23)  # what sleeps in a scene goes on after a day
 
 SCENES: dict[str, Callable[[Scene], None]] = {}
 
@@ -93,12 +97,18 @@ def a_step_fails_on_every_attempt(shop: Scene) -> None:
     shop.types("paigeant letters list")
     shop.types("paigeant show order-17 --errors")
 
+    others = [shop.dispatches(LETTER, SEND, correlation_id=f"order-{number}") for number in (18, 19)]
+    for other in others:
+        shop.until(other, "parked")
     assert wrong.terminate() == 0
     shop.deploys()
     shop.starts_worker(name="fixed")
     shop.types("paigeant retry order-17")
     shop.until(order, "completed")
     shop.types("paigeant show order-17")
+    shop.types("paigeant list --state parked --activity letter")
+    for other in others:
+        shop.until(other, "completed")
 
 
 @scene("A step was asked for the wrong thing")
@@ -328,9 +338,10 @@ def a_workflow_costs_too_much(shop: Scene) -> None:
 def the_broker_moved(shop: Scene) -> None:
     shop.configures(paigeant_store_url=shop.server.url)
     worker = shop.starts_worker()
-    order = shop.dispatches(wait_for("paid"), SEND)
-    shop.until(order, "suspended")
     assert worker.terminate() == 0
+    order = shop.dispatches(GATHER, SEND)
+    with redis.Redis.from_url(shop.server.url) as client:
+        assert client.llen("paigeant.gather") == 1, "its message is not on the old broker"
     with redis_server() as moved:
         shop.names[f"127.0.0.1:{moved.port}"] = "new-broker:6379"
         shop.configures(broker_url=moved.url)
@@ -339,7 +350,6 @@ def the_broker_moved(shop: Scene) -> None:
         shop.types("paigeant rebind --yes")
         shop.starts_worker(name="moved")
         order = shop.handle("order-17")
-        order.signal_sync("paid")
         shop.until(order, "completed")
         shop.types("paigeant show order-17")
 
@@ -374,6 +384,20 @@ def a_worker_does_nothing(shop: Scene) -> None:
     shop.types("paigeant show order-17 --no-events")
 
 
+@scene("A workflow failed")
+def a_workflow_failed(shop: Scene) -> None:
+    shop.starts_worker()
+    order = shop.dispatches(GATHER, DRAFT, SEND, usage_limits={"total_tokens_limit": 2000})
+    shop.until(order, "failed")
+    shop.types("paigeant list --state failed --since 1h")
+    shop.types("paigeant show order-17")
+    shop.types("paigeant retry order-17", ends=1)
+    shop.types("paigeant fork order-17 --from draft")
+    again = shop.handle("order-17-again")
+    shop.until(again, "completed")
+    shop.types("paigeant show order-17-again")
+
+
 @pytest.mark.parametrize("title", sorted({*SITUATIONS, *SCENES}))
 def test_each_situation_looks_and_ends_as_the_page_says(
     title: str, own_redis: Callable[..., RedisServer], tmp_path: Path
@@ -398,6 +422,26 @@ def test_no_command_stands_in_the_page_that_is_not_typed() -> None:
 
     assert {each for each in in_sentences if each not in typed} == set()
     assert len(re.findall(r"^```", TEXT, re.MULTILINE)) == 2 * sum(len(each.shown) for each in SITUATIONS.values())
+
+
+def test_what_is_printed_keeps_its_columns_under_the_names_of_the_page() -> None:
+    """A table whose columns have slipped is hard to read, and harder at night."""
+    printed = "worker     ready  serves\ncelery@vm  no     draft\nother@vm   yes\n\ncelery@vm: it is /tmp/x  y\n"
+
+    assert replaced(printed, {"@vm": "@web-1", "/tmp/x": "/srv/shop"}) == (
+        "worker        ready  serves\ncelery@web-1  no     draft\nother@web-1   yes\n"
+        "\ncelery@web-1: it is /srv/shop  y\n"
+    )
+
+
+def test_all_that_a_situation_prints_is_of_one_run() -> None:
+    """An id that is another one three lines below makes people doubt what they typed."""
+    for situation in SITUATIONS.values():
+        printed = "\n".join(line for shown in situation.shown for line in shown.output)
+        times = sorted(re.findall(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d", printed))
+        moments = [datetime.fromisoformat(time) for time in times]
+        late = [moment for moment in moments if moment - moments[0] > A_RUN]
+        assert all(moment - moments[0] >= A_DAY for moment in late), f"{situation.title}: {moments[0]} and {late}"
 
 
 def test_the_table_leads_to_each_situation() -> None:

@@ -1,11 +1,11 @@
 """How long a page in Flower takes: the list among many workflows, filtered and not, and the page of one.
 
-    python tests/benchmarks/pages.py [--workflows N] [--rounds N] [--quick]
+    python tests/benchmarks/pages.py [--workflows N] [--rounds N] [--waits N] [--quick]
 
 One Flower, one server, no worker: so many workflows are recorded, of which every tenth has completed, every twentieth
-is parked and every twentieth cancelled. Each round asks for each page once. Beside them stands the page of a workflow
-that a worker has run before: 20 steps, and a block with 50 branches. Times are those of the whole answer, on one
-connection.
+is parked and every twentieth cancelled. Each round asks for each page once. Beside them stand the pages of two
+workflows that a worker has run before: 20 steps, and a block with 50 branches; and blocks with 1000 branches together,
+each of which waits for an answer. Times are those of the whole answer, on one connection.
 
 The exit code is 1 if a page did not show what it must. It never depends on times.
 """
@@ -30,12 +30,13 @@ import requests
 if not __package__:  # when run by its path: the helpers are found, and the installed package goes first
     sys.path.append(str(Path(__file__).parents[2]))
 
-from paigeant_celery import FunctionSpec, for_each
+from paigeant_celery import FunctionSpec, for_each, parallel
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import sha256
+from paigeant_celery.flower.reading import MOST_PENDING
 from paigeant_celery.store.port import Claim, Claimed, Closing, Completion, HopRecord, NewWorkflow, Store
 from tests.support.flower_pages import FlowerPages, flower_pages
-from tests.support.processes import deployment
+from tests.support.processes import deployment, eventually
 from tests.support.servers import NoServer, redis_server
 
 REACH = 300.0  # ms, of each page
@@ -44,15 +45,17 @@ WRITERS = 4  # threads that record workflows
 OWNER = "bench"
 WARM = 2  # rounds that do not count: templates are read, connections made
 STEPS, BRANCHES = 20, 50
+AT_ONCE = 100  # branches of a block that may wait
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
     workflows: int = 100_000
     rounds: int = 20
+    waits: int = 1000
 
 
-QUICK = Size(workflows=400, rounds=2)
+QUICK = Size(workflows=400, rounds=2, waits=60)
 
 
 class WrongPage(Exception):
@@ -64,12 +67,12 @@ def measure(size: Size, folder: Path) -> Mapping[str, Sequence[float]]:
     with redis_server() as server, deployment(server.url, folder) as made:
         worker = made.ready_worker("newsroom", pool="threads", slots=8)
         with flower_pages(made) as flower:
-            one = _run_one(flower)
+            one, many = _run_one(flower), _run_many(flower, size.waits)
             worker.terminate()  # it would send all that waits for a worker
             store = made.transport().store
             assert store is not None
             _record_all(store, one, size.workflows)
-            asked = dict(_pages(one, size))
+            asked = dict(_pages(one, many, size))
             with requests.Session() as session:
                 session.auth = ("ann", "secret")
                 for _ in range(WARM):
@@ -88,6 +91,18 @@ def _run_one(flower: FlowerPages) -> str:
     block = for_each(FunctionSpec("say", {"text": "branch"}), over=list(range(BRANCHES)), step_id="block")
     handle = flower.dispatch(*steps, block)
     handle.result_sync(120)
+    return handle.correlation_id
+
+
+def _run_many(flower: FlowerPages, waits: int) -> str:
+    """Run a workflow of many branches until each waits for an answer."""
+    asks = FunctionSpec("headline", {"question": "how?"})
+    blocks = {
+        f"from-{first}": for_each(asks, over=list(range(first, min(first + AT_ONCE, waits))), max_at_once=AT_ONCE)
+        for first in range(0, waits, AT_ONCE)
+    }
+    handle = flower.dispatch(parallel(blocks, step_id="blocks"))
+    eventually(lambda: len(handle.pending_sync()) == waits, within=600, what="not all wait")
     return handle.correlation_id
 
 
@@ -133,7 +148,7 @@ def _template(store: Store, one: str) -> str:
     return record.envelope
 
 
-def _pages(one: str, size: Size) -> Iterator[tuple[str, tuple[str, Callable[[str], bool]]]]:
+def _pages(one: str, many: str, size: Size) -> Iterator[tuple[str, tuple[str, Callable[[str], bool]]]]:
     def lists(count: int) -> Callable[[str], bool]:
         return lambda text: text.count('class="wf-id"') == count
 
@@ -144,6 +159,10 @@ def _pages(one: str, size: Size) -> Iterator[tuple[str, tuple[str, Callable[[str
     yield "the list, of the last hour", ("/workflows?age=hour", full)
     yield "the list, by the beginning of ids", ("/workflows?prefix=order-0002", lists(min(SHOWN, 100)))
     yield f"one of {STEPS} steps and {BRANCHES} branches", (f"/workflows/{one}", lambda text: "step-19" in text)
+    answers = min(MOST_PENDING, size.waits)
+    yield f"one of {size.waits} branches that wait", (
+        f"/workflows/{many}", lambda text: text.count('data-wf-wait="') == answers
+    )  # fmt: skip
 
 
 def _ask(session: requests.Session, flower: FlowerPages, path: str, right: Callable[[str], bool]) -> float:
@@ -185,10 +204,12 @@ def _size() -> Size:
     parser = argparse.ArgumentParser(description="How long a page in Flower takes.")
     parser.add_argument("--workflows", type=int, help="so many (default 100000, quick 400)")
     parser.add_argument("--rounds", type=int, help="so often (default 20, quick 2)")
+    parser.add_argument("--waits", type=int, help="branches that wait for an answer (default 1000, quick 60)")
     parser.add_argument("--quick", action="store_true", help="very little of all, for a look")
     given = parser.parse_args()
     size = QUICK if given.quick else Size()
-    return Size(workflows=given.workflows or size.workflows, rounds=given.rounds or size.rounds)
+    given_or = {name: getattr(given, name) or getattr(size, name) for name in ("workflows", "rounds", "waits")}
+    return Size(**given_or)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import redis
 
 import paigeant_celery.testing
 from paigeant_celery import for_each, parallel
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.client.outline import Outline, outline_of
 from paigeant_celery.client.readings import BranchStatus
+from paigeant_celery.client.tree import waits_for_worker
+from paigeant_celery.store.port import Claim, Claimed
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.branched_steps import dispatched, gather, load, read, repair
@@ -113,6 +117,53 @@ def test_both_stores_tell_what_was_cut_off(harnesses: list[WorkflowHarness]) -> 
     in_memory, on_redis = told
     assert in_memory == on_redis
     assert in_memory[2:] == (["w.0-1.0"], ["dropped: cancelled"])
+
+
+def lapse(store: Any, owner: str, at: datetime, database: RedisDatabase) -> None:
+    """Make a store believe that the lease of an owner was over then."""
+    if isinstance(store, RedisStore):
+        with redis.Redis.from_url(database.url) as client:
+            client.zadd(f"{database.prefix}:owners", {owner: at.timestamp() * 1000}, xx=True)
+    else:
+        store._records.leases[owner] = at
+
+
+def test_both_stores_tell_a_branch_whose_process_is_lost_from_one_that_runs(
+    harnesses: list[WorkflowHarness], redis_db: RedisDatabase
+) -> None:
+    """Nobody waits for a branch that nobody runs: who ran it, and that nobody else takes it over, is said in words."""
+    for harness in harnesses:
+        load()
+        inner = for_each(read.activity(), over=["a", "b"], step_id="inner")
+        handle = dispatched(harness, parallel({"x": inner, "y": read.activity()}, step_id="all"), hops=2)
+        before = datetime.now(UTC) - timedelta(seconds=1)
+        for hop_id, owner in (("w.0-0.0-0.0", "there:7:1:nonce:box"), ("w.0-1.0", "here:8:1:nonce:")):
+            claimed = harness.store.claim(Claim(hop_id=hop_id, digest=None, owner=owner, token="t", max_attempts=5))
+            assert isinstance(claimed, Claimed)
+        x, y = handle.status_sync().branches
+        assert [(each.state, each.needs_worker) for each in (*x.branches, y)] == [
+            ("running", False), ("queued", True), ("running", False),
+        ]  # fmt: skip
+        assert x.runner is None
+        assert waits_for_worker((x, y)) is None
+        long_ago = (datetime.now(UTC) - timedelta(minutes=1)).replace(microsecond=0)
+
+        for owner in ("there:7:1:nonce:box", "here:8:1:nonce:"):
+            lapse(harness.store, owner, long_ago, redis_db)
+
+        x, y = handle.status_sync().branches
+        lost = x.branches[0].runner
+        assert lost is not None
+        assert (lost.host, lost.pid, lost.lapsed_at) == ("box", 7, long_ago)
+        assert lost.since is not None
+        assert lost.since > before
+        assert y.runner is not None
+        assert (y.runner.host, y.runner.pid, y.needs_worker) == ("", 8, True)
+        assert waits_for_worker((x, y)) == "read"
+        (whole,) = outline_of(harness.store, "w")
+        assert whole.block is not None
+        assert whole.block.branches[1].steps[0].runner == y.runner
+        assert (whole.runner, whole.block.branches[0].steps[0].runner) == (None, None)
 
 
 def test_an_outline_says_of_each_step_where_it_stands(harnesses: list[WorkflowHarness]) -> None:

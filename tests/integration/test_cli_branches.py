@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from paigeant_celery import for_each, install, parallel, sleep_for, sub_workflow
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
+from paigeant_celery.store.port import Claim, Claimed
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 from tests.support.branched_steps import dispatched, gather, load, read, repair, stumble
 from tests.support.command_page import documented, same_shape
@@ -91,6 +93,36 @@ def test_show_tells_few_branches_of_each_state(workflow_harness: WorkflowHarness
     branches = [line.split(": ")[1] for line in shown[begin + 2 : -2] if line[6] != " "]
     assert branches == [*["completed"] * 20, *["queued"] * 5, *["held"] * 20]
     assert shown[-2:] == ["      and 10 more completed", "      and 6 more held"]
+
+
+def test_show_says_that_the_process_of_a_branch_is_lost(
+    workflow_harness: WorkflowHarness, call: Callable[..., Result]
+) -> None:
+    """A worker was killed and none is there to take over: no branch is said to run that nobody runs."""
+    dispatched(workflow_harness, for_each(read.activity(), over=["a", "b"], step_id="all"), hops=1)
+    store, owners = workflow_harness.store, [f"boot:{pid}:1:nonce:box" for pid in (7, 8)]
+    for number, owner in enumerate(owners):
+        claim = Claim(hop_id=f"w.0-{number}.0", digest=None, owner=owner, token="t", max_attempts=5)
+        assert isinstance(store.claim(claim), Claimed)
+    store.sweep(host="there", served=["paigeant.read", "paigeant.gather"])
+    long_ago = datetime.now(UTC) - timedelta(minutes=1)
+    store._records.leases[owners[0]] = long_ago
+    store._records.served["paigeant.read"] = long_ago
+    at = f"{long_ago:%Y-%m-%d %H:%M:%S} UTC"
+
+    told = call("show", "w", "--no-workers", "--no-events").output
+    document = json.loads(call("show", "w", "--no-workers", "--json").output)
+
+    stuck = f"read waits on paigeant.read: no worker has served it since {at} (in all/0)"
+    assert f"  stuck:     {stuck}\n" in told
+    first, second = [line.strip() for line in told.splitlines() if line.startswith("        read: running, ")]
+    lost = rf"read: running, ran in process 7 on box since .* UTC; its lease ended at {at}, attempts spent: 1"
+    assert re.fullmatch(lost, first)
+    assert re.fullmatch(r"read: running, runs in process 8 on box since .* UTC, attempts spent: 1", second)
+    runners = [branch["runner"] for branch in document["branches"]]
+    assert (document["stuck"], [runner["pid"] for runner in runners]) == (stuck, [7, 8])
+    assert datetime.fromisoformat(runners[0]["lapsed_at"]) == long_ago
+    assert runners[1]["lapsed_at"] is None
 
 
 def test_show_says_what_branches_wait_for_and_which_events_are_theirs(
@@ -286,6 +318,23 @@ def test_signals_and_answers_reach_branches(workflow_harness: WorkflowHarness, c
     assert call("signal", "w", "paid", "1").output == "the workflow goes on\n"
     goes_on(workflow_harness)
     assert handle.result_sync(timeout=0).output == [1, "XL", 17]
+
+
+def test_the_list_says_that_nobody_serves_the_queue_of_a_branch(
+    workflow_harness: WorkflowHarness, call: Callable[..., Result]
+) -> None:
+    """Otherwise twenty branches that nobody will ever run look like a workflow that waits for something."""
+    dispatched(workflow_harness, for_each(read.activity(), over=["a"] * 20, step_id="mails"), hops=1)
+    workflow_harness.store.sweep(host="there", served=["paigeant._flow", "paigeant.reader"])
+
+    (listed,) = json.loads(call("list", "--json").output)["workflows"]
+
+    why = "read waits on paigeant.read: no worker serves it; did you mean reader?"
+    assert (listed["state"], listed["step_id"], listed["stuck"]) == ("suspended", "mails", f"{why} (in a branch)")
+    assert f"  {why} (in a branch)\n" in call("list").output
+    assert f"  stuck:     {why} (in mails/0)\n" in call("show", "w", "--no-workers").output
+    workflow_harness.store.sweep(host="there", served=["paigeant.read"])
+    assert json.loads(call("list", "--json").output)["workflows"][0]["stuck"] is None
 
 
 @pytest.mark.parametrize("ends_as", ["parked", "failed", "suspended", "cancelled"])

@@ -28,8 +28,13 @@ class FlowerPages:
 
     made: Deployment
     process: Process
-    address: str
+    port: int
     signs_in: bool
+
+    @property
+    def address(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
 
     def dispatch(self, *steps: Any, correlation_id: str | None = None, **options: Any) -> WorkflowHandle:
         """Dispatch a workflow of these steps."""
@@ -38,10 +43,11 @@ class FlowerPages:
         return dispatcher.handle(found, transport)
 
     @contextlib.contextmanager
-    def opened(self, browser: Browser, path: str = "", **options: Any) -> Iterator[Page]:
-        """Give a page at this address, signed in if one must."""
+    def opened(self, browser: Browser, path: str = "", *, script: str = "", **options: Any) -> Iterator[Page]:
+        """Give a page at this address, signed in if one must; `script` runs before any of the page's own."""
         credentials = {"http_credentials": ANN} if self.signs_in else {}
         with browser.page(base_url=self.address, **{**credentials, **options}) as page:
+            page.add_init_script(script)
             page.goto(path or "/workflows")
             yield page
 
@@ -65,18 +71,23 @@ def row(page: Page, path: str) -> Locator:
 
 @contextlib.contextmanager
 def flower_pages(
-    made: Deployment, *options: str, signs_in: bool = True, name: str = "flower", root: str = ""
+    made: Deployment,
+    *options: str,
+    signs_in: bool = True,
+    name: str = "flower",
+    root: str = "",
+    port: int | None = None,
 ) -> Iterator[FlowerPages]:
-    """Give a running Flower with our pages; `options` are those of its command line."""
+    """Give a running Flower with our pages, with `options` of its command line; without a `port` on a free one."""
     folder = made.configured(name)
     (folder / "flowerconfig.py").write_text("import paigeant_celery.flower\n")
-    port = free_port()
+    port = port or free_port()
     access = ["--basic_auth=ann:secret"] if signs_in else []
     process = made.run(
         "-A", "paigeant_celery", "flower", "--address=127.0.0.1", f"--port={port}", *access, *options,
         folder=folder, name=name, cold=True,
     )  # fmt: skip
-    shown = FlowerPages(made=made, process=process, address=f"http://127.0.0.1:{port}", signs_in=signs_in)
+    shown = FlowerPages(made=made, process=process, port=port, signs_in=signs_in)
 
     def answers() -> bool:
         with contextlib.suppress(requests.RequestException):

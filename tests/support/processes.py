@@ -220,6 +220,14 @@ class Deployment:
         self._processes.append(process)
         return process
 
+    def shell(self, line: str, *, folder: Path, name: str) -> Process:
+        """Start what a person types into a shell, where `celery` is that of this Python."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        environment = {**self.environment(), "PROCESS": name, "PATH": path}
+        process = Process(["sh", "-c", line], folder=folder, environment=environment, name=name, cold=True)
+        self._processes.append(process)
+        return process
+
     def runs(self) -> list[str]:
         """Return the hop ids of all bodies that ran, one for each run."""
         return self.runs_file.read_text().split() if self.runs_file.exists() else []

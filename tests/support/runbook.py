@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 __all__ = ["PAGE", "Shown", "Situation", "difference", "masked", "replaced", "situations", "write_output"]
@@ -100,10 +101,43 @@ def masked(line: str) -> str:
 
 
 def replaced(text: str, names: Mapping[str, str]) -> str:
-    """Return what was printed with the names that the page has for servers, folders and hosts."""
+    """Return what was printed with the names that the page has for servers, folders and hosts, in straight columns."""
+    lines, done = text.split("\n"), list[str]()
+    while lines:
+        begins = _columns_of(lines[0])
+        rows = list(takewhile(partial(_fits, begins=begins), lines)) if len(begins) > 1 else []
+        if len(rows) > 1:
+            done += _table([[_named(cell, names) for cell in _cells(row, begins)] for row in rows])
+        else:
+            rows = lines[:1]
+            done.append(_named(rows[0], names))
+        lines = lines[len(rows) :]
+    return "\n".join(done)
+
+
+def _named(text: str, names: Mapping[str, str]) -> str:
     for name in sorted(names, key=len, reverse=True):
         text = text.replace(name, names[name])
     return text
+
+
+def _columns_of(line: str) -> list[int]:
+    """Return where columns begin, if the line is the head of a table."""
+    return [found.start() for found in re.finditer(r"(?:(?<=  )|^)\S", line)]
+
+
+def _fits(line: str, *, begins: Sequence[int]) -> bool:
+    return bool(line.strip()) and all(line[at - 2 : at].strip() == "" for at in begins[1:]) and line[0] != " "
+
+
+def _cells(line: str, begins: Sequence[int]) -> list[str]:
+    return [line[begin:end].rstrip() for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def write_output(number: int, index: int, printed: str) -> None:

@@ -24,7 +24,7 @@ PREFIX = "paigeant"  # the default, which names queues in the page
 PLACEHOLDER = re.compile(r"(?<![\w-])[A-Z][A-Z_]{3,}(?![\w-])")
 LOOK = tuple(f"paigeant {name}" for name in ("agents", "check", "list", "ready", "show"))  # and change nothing
 TRIES = 3
-WRITES = os.environ.get("RUNBOOK") == "write"
+WRITES = os.environ.get("RUNBOOK") in ("write", "all")
 APP = '''"""The shop's app."""
 
 from celery import Celery
@@ -42,6 +42,8 @@ class Scene:
         self.situation, self.server = situation, server
         self.made = Deployment(server.url, folder, paigeant_prefix=PREFIX)
         self.typed = 0  # how many of its commands were
+        self.printed: list[str | None] = []  # what each printed, None if into a file
+        self.differs = os.environ.get("RUNBOOK") == "all"  # whether the page has anything else
         self.folder = self.made.configured("shop")
         (self.folder / "shop.py").write_text(APP)
         self.names = {  # that the page has for those of this machine
@@ -129,14 +131,16 @@ class Scene:
         One that only looks is typed again if it differs: it gives workers a second, and those of tests may take longer.
         """
         command, _, file = self._next(f"celery -A shop {beginning}").partition(" > ")
-        for left in reversed(range(TRIES if beginning.startswith(LOOK) and not WRITES else 1)):
+        for left in reversed(range(TRIES if beginning.startswith(LOOK) else 1)):
             process = self._run(command, named)
             code, printed = process.ended(within=WITHIN), process.log()
             told = "" if file else replaced(printed, self.names)
             fault = f"it ends with {code}, and not {ends}:\n{told}" if code != ends else self._differs(told)
             if not fault:
                 break
-            assert left, fault
+            assert left or (WRITES and code == ends), fault
+            self.differs = self.differs or not left
+        self.printed.append(None if file else told)
         if file:
             (self.folder / file).write_text(printed)
         return printed
@@ -147,6 +151,8 @@ class Scene:
             command = re.sub(rf"(?<![\w-]){name}(?![\w-])", lambda _, value=value: value, command)
         left = PLACEHOLDER.findall(command)
         assert not left, f"the scene gives no value for {left} of {command!r}"
+        if "|" in shlex.split(command):
+            return self.made.shell(command, folder=self.folder, name="on-call")
         return self.made.run(*shlex.split(command)[1:], folder=self.folder, name="on-call")
 
     def _next(self, beginning: str) -> str:
@@ -158,15 +164,16 @@ class Scene:
         return found.command
 
     def _differs(self, printed: str) -> str:
-        """Return how what the last command printed differs from the page, or write it there."""
-        number, shown = self.situation.number, self.situation.shown[self.typed - 1]
+        """Return how what the last command printed differs from the page."""
+        shown = self.situation.shown[self.typed - 1]
         differs = difference(shown.output, printed)
-        if differs and WRITES:
-            write_output(number, self.typed - 1, printed)
-            return ""
         return f"docs/runbook.md:{shown.line}: `{shown.command}`: {differs}" if differs else ""
 
     def is_over(self) -> None:
-        """Check that all of the section was typed."""
+        """Check that all of the section was typed. If the page is to be written, write all of it: it is of one run."""
         left = [shown.command for shown in self.situation.shown[self.typed :]]
         assert not left, f"the scene of situation {self.situation.number} does not type {left}"
+        if WRITES and self.differs:
+            for index, printed in enumerate(self.printed):
+                if printed is not None:
+                    write_output(self.situation.number, index, printed)

@@ -9,61 +9,30 @@
     var FIRST_PAUSE = 2000; // milliseconds until a refused connection is tried again; the pause grows
     var LONGEST_PAUSE = 30000;
 
-    /* Parts of the page that the server has rendered again. A part in which somebody types is left as it is. */
-
-    var asking = false;
-    var again = false;
+    var refresh = window.paigeantRefresh;
     var follower = null; // of the workflow, if the page shows one
+    var standing = ""; // where the steps stood when it was looked last
 
     function stateShown() {
         var shown = document.getElementById("wf-state");
         return shown ? shown.textContent : "";
     }
 
-    function isBusy(part) {
-        if (part.contains(document.activeElement) && part.querySelector("form, details")) {
-            return true;
-        }
-        return Array.prototype.some.call(part.querySelectorAll("details[open], textarea, input:not([type=hidden])"), function (field) {
-            return field.tagName === "DETAILS" || (field.type === "checkbox" ? field.checked : field.value !== field.defaultValue);
-        });
+    function statesShown() {
+        return Array.from(document.querySelectorAll(".wf-row")).map(function (row) {
+            var badge = row.querySelector(".wf-badge");
+            return row.getAttribute("data-wf-path") + " " + (badge ? badge.textContent : "");
+        }).join("\n");
     }
 
-    function refresh() {
-        if (asking) {
-            again = true;
-            return;
+    // All was told of a parked workflow until somebody lets it, or a branch of it, go on.
+    document.addEventListener("wf-refreshed", function () {
+        var before = standing;
+        standing = statesShown();
+        if (follower && OVER.indexOf(stateShown()) < 0 && (standing !== before || stateShown() !== "parked")) {
+            follower.goOn();
         }
-        asking = true;
-        window.fetch(window.location.href, {credentials: "same-origin", headers: {"Accept": "text/html"}}).then(function (answer) {
-            if (!answer.ok || answer.redirected) {
-                throw new Error("the page is not shown any more");
-            }
-            return answer.text();
-        }).then(function (text) {
-            var shown = new DOMParser().parseFromString(text, "text/html");
-            var moved = false; // whether steps have changed
-            document.querySelectorAll("[data-wf-live]").forEach(function (part) {
-                var name = part.getAttribute("data-wf-live");
-                var other = shown.querySelector("[data-wf-live='" + name + "']");
-                if (other && name !== "notices" && part.innerHTML !== other.innerHTML && !isBusy(part)) {
-                    part.replaceChildren.apply(part, Array.from(other.childNodes));
-                    moved = moved || name === "steps";
-                }
-            });
-            if (follower && OVER.indexOf(stateShown()) < 0 && (moved || stateShown() !== "parked")) {
-                follower.goOn();
-            }
-        }).catch(function () {
-            // It is asked again with the next event, or at the next turn.
-        }).then(function () {
-            asking = false;
-            if (again) {
-                again = false;
-                window.setTimeout(refresh, 500);
-            }
-        });
-    }
+    });
 
     /* What happens to the workflow, and what its agents say. All texts become text nodes. */
 
@@ -81,7 +50,8 @@
     function happened(data) {
         var body = document.getElementById("wf-happened");
         var row = element("tr");
-        var fields = Object.keys(data.fields).map(function (name) { return name + "=" + data.fields[name]; });
+        var told = Object.keys(data.fields).filter(function (name) { return data.fields[name] !== ""; });
+        var fields = told.map(function (name) { return name + "=" + data.fields[name]; });
         row.appendChild(element("td", "", new Date(data.at).toISOString().replace("T", " ").slice(0, 23)));
         row.appendChild(element("td", "", data.type));
         row.appendChild(element("td", "", data.path || data.hop));
@@ -93,6 +63,7 @@
     }
 
     var runs = {};
+    var kept = []; // their keys, the oldest first
 
     function runOf(data) {
         var key = data.run + "/" + data.attempt;
@@ -106,12 +77,15 @@
             made.appendChild(title);
             shown.insertBefore(made, shown.firstChild);
             document.getElementById("wf-agents").classList.remove("wf-hidden");
-            runs[key] = {shown: made, line: null, as: ""};
-            while (shown.children.length > KEPT_RUNS) {
-                shown.removeChild(shown.lastChild);
+            runs[key] = {shown: made, line: null, as: "", length: 0};
+            kept.push(key);
+            if (kept.length > KEPT_RUNS) {
+                key = kept.shift();
+                shown.removeChild(runs[key].shown);
+                delete runs[key];
             }
         }
-        return runs[key];
+        return runs[data.run + "/" + data.attempt];
     }
 
     function said(data) {
@@ -119,10 +93,16 @@
         if (data.begins || run.line === null || run.as !== data.as) {
             run.line = element("p", "wf-line wf-as-" + data.as, "");
             run.as = data.as;
+            run.length = 0;
             run.shown.appendChild(run.line);
         }
-        if (run.line.textContent.length < LONGEST_LINE) {
-            run.line.appendChild(document.createTextNode(data.text));
+        if (run.length >= LONGEST_LINE) {
+            return;
+        }
+        run.line.appendChild(document.createTextNode(data.text));
+        run.length += data.text.length;
+        if (run.length >= LONGEST_LINE) {
+            run.line.appendChild(element("span", "wf-muted", " … (more is not shown here)"));
         }
     }
 
@@ -209,6 +189,7 @@
         if (workflow) {
             // What a button has just done is told once, and a form that was refused is not sent again by a reload.
             window.history.replaceState(null, "", workflow.getAttribute("data-wf-page"));
+            standing = statesShown();
             follower = new Follower(workflow.getAttribute("data-wf-events"));
             follower.open();
             document.addEventListener("visibilitychange", function () {

@@ -501,6 +501,45 @@ def test_the_branches_of_an_owner_that_is_gone_are_sent_again(bench: Bench) -> N
     assert (state(bench.store, "w.0"), states(bench.store)) == ("suspended", ["queued", "queued", "queued", "held"])
 
 
+def test_a_reading_of_branches_says_who_runs_them_and_whose_lease_is_over(bench: Bench) -> None:
+    """A dead worker does not look like one that runs a branch, also while nobody is there to take it over."""
+    waiting_block(bench, 4, window=3)
+    claimed = bench.store.claim(claim(at(0), owner="alive"))
+    bench.brief.claim(claim(at(1), owner="dead"))
+    assert isinstance(claimed, Claimed)
+    before = [each.hop for each in read(bench.store)]
+
+    bench.lapse()
+    bench.store.renew("alive", {at(0): claimed.fence})
+
+    hops = [each.hop for each in read(bench.store)]
+    assert [hop.owner for hop in before] == [hop.owner for hop in hops] == ["alive", "dead", None, None]
+    assert (hops[0].running_since, hops[0].lapsed_at) == (claimed.now, None)
+    lapsed_at, since = hops[1].lapsed_at, hops[1].running_since
+    assert lapsed_at is not None
+    assert since is not None
+    assert since < lapsed_at <= bench.store.serving().now
+    assert before == [hops[0], replace(hops[1], lapsed_at=None), *hops[2:]]
+    assert bench.store.hop(at(1)) == hops[1]
+    bench.lapse_swept()
+    bench.store.sweep(host="there")
+    again = bench.store.hop(at(1))
+    assert again is not None
+    assert (again.state, again.owner, again.running_since, again.lapsed_at) == ("queued", None, None, None)
+
+
+def test_a_branch_that_was_cut_off_is_run_by_nobody(bench: Bench) -> None:
+    """Its worker may still be busy with it, and writes nothing any more."""
+    waiting_block(bench, 2, window=2)
+    run(bench.store, at(0), owner="ann")
+
+    bench.store.cancel("w")
+
+    assert [(each.hop.state, each.hop.owner, each.hop.running_since) for each in read(bench.store)] == [
+        ("cancelled", None, None)
+    ] * 2
+
+
 def test_a_block_whose_time_is_over_is_woken(bench: Bench) -> None:
     """It fails itself then; until it has closed, its branches go on."""
     block = begun(bench)

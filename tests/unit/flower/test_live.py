@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from pydantic_ai.messages import (
 )
 
 from paigeant_celery.core.events import WorkflowEvent
+from paigeant_celery.flower import live
 from paigeant_celery.flower.live import LONG, told
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(AgentStreamEvent)
@@ -76,3 +80,35 @@ def test_long_results_are_shortened() -> None:
 
     assert said is not None
     assert len(said["text"]) == LONG + 1
+
+
+def test_an_answer_ends_after_a_while_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has signed out is let in no longer than that, also if something happens all the time."""
+
+    class Lively:
+        found = 1
+
+        def look(self) -> tuple[list[WorkflowEvent], str]:
+            return [event("run_failed", error="ValueError")], "running"
+
+    class Answer(live.Events):
+        signs_in = True
+
+        def __init__(self) -> None:
+            self.request: Any = SimpleNamespace(headers={})
+
+        async def ask(self, question: Any) -> Any:
+            return (Lively(), *Lively().look()) if isinstance(question, partial) else Lively().look()
+
+        def get_query_argument(self, name: str, default: Any = "") -> Any:
+            return default
+
+        def set_header(self, name: str, value: Any) -> None: ...
+
+        def write(self, chunk: Any) -> None: ...
+
+        async def flush(self, include_footers: bool = False) -> None: ...  # type: ignore[override]
+
+    monkeypatch.setattr(live, "LONGEST", 0.05)
+
+    asyncio.run(asyncio.wait_for(Answer()._send_all("w"), 30))

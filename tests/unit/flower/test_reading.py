@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from paigeant_celery import FunctionSpec, WorkflowContext, WorkflowDispatcher, WorkflowHandle, activity
+from paigeant_celery import FunctionSpec, WorkflowContext, WorkflowDispatcher, WorkflowHandle, activity, for_each
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.flower.reading import LARGEST, output_at, read_workflow
+from paigeant_celery.core.steps import Step
+from paigeant_celery.flower.reading import LARGEST, MOST_PENDING, output_at, read_workflow
 from paigeant_celery.testing import WorkflowHarness
 
 SECRET = "nougat"
@@ -35,7 +36,7 @@ def harness() -> Iterator[WorkflowHarness]:
         yield WorkflowHarness()
 
 
-def dispatched(harness: WorkflowHarness, *steps: FunctionSpec) -> WorkflowHandle:
+def dispatched(harness: WorkflowHarness, *steps: Step) -> WorkflowHandle:
     found = WorkflowDispatcher().dispatch_workflow_sync(harness.transport, itinerary=steps, correlation_id="w")
     asyncio.run(harness.deliver())
     return WorkflowHandle(found, harness.transport)
@@ -80,3 +81,16 @@ def test_those_who_may_not_see_content_get_no_wait_to_answer(harness: WorkflowHa
     assert reading.pending == {}
     assert SECRET not in str(reading)
     assert "size" in str(reading.rows)
+
+
+def test_of_very_many_waits_the_oldest_are_read_to_be_answered(harness: WorkflowHarness) -> None:
+    """A page with a thousand forms stops the browser."""
+    steps = for_each(FunctionSpec("ask", {}), over=list(range(MOST_PENDING + 3)), max_at_once=100, step_id="all")
+    handle = dispatched(harness, steps)
+    pending = handle.pending_sync()
+
+    reading = read(harness)
+
+    assert list(reading.pending.values()) == list(pending[:MOST_PENDING])
+    assert reading.more_pending == 3
+    assert len(reading.answerable) == MOST_PENDING + 3

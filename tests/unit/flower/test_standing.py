@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from paigeant_celery import Failure, WorkflowStatus
-from paigeant_celery.client.readings import Runner
+from paigeant_celery.client.readings import BranchStatus, Runner
 from paigeant_celery.flower.workflow import standing
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -24,12 +24,17 @@ def status(**known: Any) -> WorkflowStatus:
     )  # fmt: skip
 
 
+def branch(number: int, lapsed_at: datetime | None = None) -> BranchStatus:
+    runner = Runner(host="box", pid=7, since=NOW, lapsed_at=lapsed_at)
+    return BranchStatus(path=f"all/{number}", name=f"{number}", state="running", step_id="clerk", runner=runner)
+
+
 @pytest.mark.parametrize(
     ("known", "said"),
     [
         ({}, []),
         ({"ahead": 0}, []),
-        ({"ahead": 1200}, ["about 1,200 messages of its queue are before it"]),
+        ({"ahead": 1200}, ["about 1,200 messages are ahead of it in its queue"]),
         ({"last_failure": ERROR}, ["its last attempt failed with ValueError: nougat"]),
         ({"state": "running", "last_failure": ERROR}, []),
         (
@@ -40,8 +45,16 @@ def status(**known: Any) -> WorkflowStatus:
             {"state": "running", "runner": Runner(host="box", pid=7, since=NOW, lapsed_at=NOW)},
             [f"it ran in process 7 on box since {AT}; its lease ended at {AT}"],
         ),
+        (
+            {"state": "suspended", "branches": (branch(0), branch(1, lapsed_at=NOW))},
+            [f"all/1/clerk ran in process 7 on box since {AT}; its lease ended at {AT}"],
+        ),
+        (
+            {"state": "suspended", "branches": tuple(branch(number, lapsed_at=NOW) for number in range(9))},
+            [f"all/{number}/clerk ran in process 7 on box since {AT}; its lease ended at {AT}" for number in range(3)],
+        ),
     ],
-    ids=["nothing", "next", "ahead", "failed", "runs again", "runs", "lost"],
+    ids=["nothing", "next", "ahead", "failed", "runs again", "runs", "lost", "a branch is lost", "many are lost"],
 )
 def test_it_says_who_runs_the_step_or_what_is_before_it(known: dict[str, Any], said: list[str]) -> None:
     """Whether one must wait, or do something, is the first question."""

@@ -98,4 +98,4 @@ def test_a_list_says_what_it_lacks() -> None:
         incomplete=INCOMPLETE
     )
     assert "Left out, because their records cannot be read: order-3." in shown(unreadable="order-3")
-    assert "None of those looked at fits; there are more." in shown(next_page="0:order-1")
+    assert "No match among the workflows searched so far." in shown(next_page="0:order-1")
