@@ -123,6 +123,7 @@ class NewFork:
             blobs={**blobs, **far},
             content=content,
             origin=WorkflowOrigin(workflow=whole.correlation_id, step=self.from_step, place=str(self.number)),
+            traced=whole.trace_context,
             copied=list(dict.fromkeys(copied)),
             said=said_before(
                 original.store, whole.correlation_id, taken.conversations, self.number, fork=correlation_id
