@@ -21,6 +21,7 @@ __all__ = [
     "Metric",
     "attempt_began",
     "delivery_dropped",
+    "delivery_put_back",
     "hop_ended",
     "letter_kept",
     "step_used",
@@ -75,10 +76,16 @@ METRICS: Mapping[str, Metric] = {
         about="copies of messages that had nothing to run",
         attributes=("paigeant.activity", "paigeant.reason"),
     ),
+    "paigeant.deliveries.put_back": Metric(
+        kind="counter",
+        unit="{delivery}",
+        about="messages that went back before an attempt began; during an outage each does so again and again",
+        attributes=("paigeant.activity", "paigeant.outcome"),
+    ),
     "paigeant.hops": Metric(
         kind="counter",
         unit="{attempt}",
-        about="attempts that ended, by how",
+        about="attempts that ended, by how, and messages that were refused",
         attributes=("paigeant.activity", "paigeant.outcome"),
     ),
     "paigeant.letters": Metric(
@@ -151,6 +158,11 @@ def hop_ended(activity: str, outcome: str, *, seconds: float | None, error_class
 def delivery_dropped(activity: str, reason: str) -> None:
     """Count a delivery that had nothing to run."""
     _record("paigeant.deliveries.dropped", 1, {"paigeant.activity": activity, "paigeant.reason": reason})
+
+
+def delivery_put_back(activity: str, outcome: str) -> None:
+    """Count a message that went back before an attempt began."""
+    _record("paigeant.deliveries.put_back", 1, {"paigeant.activity": activity, "paigeant.outcome": outcome})
 
 
 def letter_kept(reason: str) -> None:

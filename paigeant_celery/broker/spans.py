@@ -20,7 +20,7 @@ LIBRARY = "paigeant_celery"  # the name of our tracer and our meter
 
 # What a span of ours is called, and what it is about; `docs/telemetry.md` shows both tables.
 SPANS: Mapping[str, str] = {
-    "dispatch workflow": "a call that dispatches a workflow; kind producer",
+    "dispatch workflow": "a call that dispatches or forks a workflow; kind producer",
     "process {task}": "one attempt of a hop, or a delivery that had nothing to run; kind consumer",
 }
 ATTRIBUTES: Mapping[str, str] = {
@@ -33,7 +33,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "messaging.system": "`celery`",
     "paigeant.activity": "the activity",
     "paigeant.attempt": "the number of the attempt; a wait, or a worker that ends, spends none",
-    "paigeant.link": "of a link: `earlier_attempt`",
+    "paigeant.link": "of a link: `earlier_attempt`, or `original` from the dispatch of a fork to its workflow",
     "paigeant.outcome": "how the attempt ended: one of the outcomes below",
     "paigeant.step": "the path of the step",
 }
@@ -141,6 +141,17 @@ class HopSpan:
         with harmless:
             if self._span is not None and self._span.is_recording():
                 self._link(names)
+
+    def link_original(self, carrier: Mapping[str, str]) -> None:
+        """Link it to the trace of the workflow that is forked."""
+        with harmless:
+            if self._span is not None and self._span.is_recording():
+                from opentelemetry import context, propagate, trace
+
+                there = propagate.extract(dict(carrier), context=context.Context())
+                found = trace.get_current_span(there).get_span_context()
+                if found.is_valid:
+                    self._span.add_link(found, {"paigeant.link": "original"})
 
     def fail(self, error_class: str, stack: str = "") -> None:
         """Say that it ended with an error of a class, and where; no text of an error is told."""

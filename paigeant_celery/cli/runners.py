@@ -12,13 +12,13 @@ from paigeant_celery.cli.output import shown
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
 
-__all__ = ["ANSWER_WITHIN", "Runner", "runners_of"]
+__all__ = ["ANSWER_WITHIN", "WorkerOf", "runners_of"]
 
 ANSWER_WITHIN = 1.0  # seconds that Celery's `inspect` waits for workers, too
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runner:
+class WorkerOf:
     """The worker that runs a hop, its process, and when that began."""
 
     worker: str
@@ -31,7 +31,7 @@ class Runner:
         return f"on {shown(self.worker)}{pid}{since}"
 
 
-def runners_of(transport: CeleryTransport, hops: Collection[str]) -> dict[str, Runner]:
+def runners_of(transport: CeleryTransport, hops: Collection[str]) -> dict[str, WorkerOf]:
     """Return who runs these hops, of the workers that answer in time; nobody if the broker is away."""
     if not hops or transport.in_memory:
         return {}
@@ -39,17 +39,17 @@ def runners_of(transport: CeleryTransport, hops: Collection[str]) -> dict[str, R
         answers = transport.app.control.inspect(timeout=ANSWER_WITHIN).query_task(*hops) or {}
     except Exception:  # noqa: BLE001 - each transport has its own errors, and the store tells the rest without a broker
         return {}
-    found: dict[str, Runner] = {}
+    found: dict[str, WorkerOf] = {}
     for worker, tasks in answers.items():
         for hop, answer in tasks.items() if isinstance(tasks, Mapping) else ():
             if isinstance(answer, (list, tuple)) and len(answer) == 2 and answer[0] == "active":
-                found[hop] = _runner(worker, answer[1])
+                found[hop] = _worker_of(worker, answer[1])
     return found
 
 
-def _runner(worker: str, task: Mapping[str, Any]) -> Runner:
+def _worker_of(worker: str, task: Mapping[str, Any]) -> WorkerOf:
     pid, began = task.get("worker_pid"), task.get("time_start")
-    return Runner(
+    return WorkerOf(
         worker=worker,
         pid=pid if isinstance(pid, int) else None,
         since=datetime.fromtimestamp(began, UTC) if isinstance(began, (int, float)) else None,

@@ -11,7 +11,7 @@ import click
 from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.drawing import flowchart
 from paigeant_celery.cli.output import command, shown, shown_lines, tell
-from paigeant_celery.cli.runners import Runner, runners_of
+from paigeant_celery.cli.runners import WorkerOf, runners_of
 from paigeant_celery.cli.step_documents import steps_document
 from paigeant_celery.cli.step_lines import BesideTree, step_lines
 
@@ -62,7 +62,7 @@ class _Reading:
     outline: Outline | None
     unreadable: _Unreadable | None
     happened: Sequence[WorkflowEvent] | None
-    runners: Mapping[str, Runner]
+    runners: Mapping[str, WorkerOf]
 
 
 def _outline(store: Store | None, correlation_id: str, *, errors: bool) -> tuple[Outline | None, _Unreadable | None]:

@@ -11,7 +11,7 @@ from paigeant_celery.cli.drawing import FORMS
 from paigeant_celery.cli.output import shown, shown_lines
 
 if TYPE_CHECKING:
-    from paigeant_celery.cli.runners import Runner
+    from paigeant_celery.cli.runners import WorkerOf
     from paigeant_celery.client.outline import OutlinedBlock, OutlinedStep
     from paigeant_celery.core.events import WorkflowEvent
     from paigeant_celery.core.flow import Failure
@@ -30,7 +30,7 @@ class BesideTree:
     """
 
     answers: Mapping[str, Sequence[WorkflowEvent]] = field(default_factory=dict)
-    runners: Mapping[str, Runner] = field(default_factory=dict)
+    runners: Mapping[str, WorkerOf] = field(default_factory=dict)
     told: Failure | None = None
 
 

@@ -16,7 +16,7 @@ FIELDS = ("host", "pid", "mode", "store", "prefix", "serves", "pool", "slots", "
 def ask_workers(transport: CeleryTransport, timeout: float) -> list[dict[str, Any]]:
     """Return what each live worker tells that serves activities; raises `Unreachable` if the broker is away."""
     from paigeant_celery.broker.reach import asking_broker
-    from paigeant_celery.worker.telling import TELL
+    from paigeant_celery.worker.self_report import TELL
 
     control, names = transport.app.control, transport.names
     with asking_broker(transport.app, timeout=timeout) as connection:

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.broker.port import Transport
 from paigeant_celery.broker.sending import Sending
+from paigeant_celery.broker.spans import HopSpan
 from paigeant_celery.core.errors import (
     InvalidInput,
     MessageError,
@@ -43,10 +44,16 @@ class Beginning:
     content: str
     others: Callable[[], Sequence[str]] = tuple  # digests under which the same content may have been recorded
     origin: WorkflowOrigin | None = None  # if it is a fork, and then what it has of that workflow
+    traced: Mapping[str, str] = field(default_factory=dict)  # the trace of that one
     copied: Sequence[str] = ()
     said: Sequence[Said] = ()
     give_back: Callable[[], None] = lambda: None  # what it was made of, because nothing was sent
     looked: float = 0.0  # seconds for which it was looked at the broker; the message has so much less
+
+    def named_in(self, span: HopSpan) -> None:
+        """Say in the span of its dispatch which workflow it is, and link that to the one that it forks."""
+        span.note("messaging.message.conversation_id", self.message.correlation_id)
+        span.link_original(self.traced)
 
     def send(self) -> str:
         """Record it, send its first message, and return its correlation id."""

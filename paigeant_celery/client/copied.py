@@ -16,10 +16,10 @@ from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.port import Said, Store
 from paigeant_celery.store.steps import manifests_of, slips_of_branches
 
-__all__ = ["Before", "is_said_from", "said_before"]
+__all__ = ["StepsBefore", "is_said_from", "said_before"]
 
 
-class Before:
+class StepsBefore:
     """The steps of a workflow before a fork, with those in the branches of blocks among them.
 
     It takes round trips for blocks only: for those of one depth together one for each 50 branches. Raises

@@ -158,7 +158,7 @@ class WorkflowDispatcher:
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
         with dispatching() as span:
             prepared = self._prepare(transport, itinerary, asked)
-            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            prepared.named_in(span)
             return await prepared.sent()
 
     def dispatch_workflow_sync(
@@ -177,7 +177,7 @@ class WorkflowDispatcher:
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
         with dispatching() as span:
             prepared = self._prepare(transport, itinerary, asked)
-            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            prepared.named_in(span)
             return prepared.send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:

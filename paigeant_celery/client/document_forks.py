@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from paigeant_celery.broker.port import Transport
+from paigeant_celery.broker.spans import dispatching
 from paigeant_celery.client.beginning import Beginning
 from paigeant_celery.client.checks import check_deadline, checked_correlation_id
 from paigeant_celery.client.dispatch import given_transport
@@ -54,8 +55,10 @@ async def fork_workflow(
     Raises `InvalidDocument`, `StoreRequired`, and what `WorkflowHandle.fork` raises.
     """
     forking = _Forking(correlation_id, read_document(document), given_transport(transport), from_step)
-    beginning = await asyncio.to_thread(forking.beginning, fork_id, deadline)
-    return forking.told(await beginning.sent())
+    with dispatching() as span:
+        new = await asyncio.to_thread(forking.beginning, fork_id, deadline)
+        new.named_in(span)
+        return forking.told(await new.sent())
 
 
 def fork_workflow_sync(
@@ -69,7 +72,10 @@ def fork_workflow_sync(
 ) -> ForkedWorkflow:
     """Do what `fork_workflow` does, for code without an event loop."""
     forking = _Forking(correlation_id, read_document(document), given_transport(transport), from_step)
-    return forking.told(forking.beginning(fork_id, deadline).send())
+    with dispatching() as span:
+        new = forking.beginning(fork_id, deadline)
+        new.named_in(span)
+        return forking.told(new.send())
 
 
 class _Forking:

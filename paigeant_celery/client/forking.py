@@ -18,7 +18,7 @@ from paigeant_celery.client.checks import (
     checked_envelope,
     files_apart,
 )
-from paigeant_celery.client.copied import Before, said_before
+from paigeant_celery.client.copied import StepsBefore, said_before
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.files import stored_files
 from paigeant_celery.core.forks import folded_whole, unspent
@@ -111,7 +111,7 @@ class NewFork:
             usage_limits=whole.usage_limits,
         )
         check_queues(message, transport)
-        taken = Before(original.store, whole.correlation_id, before)
+        taken = StepsBefore(original.store, whole.correlation_id, before)
         copied = [*taken.names, *stored_files(message)]
         content = self._content(original.record, message)
         message, blobs = files_apart(message, transport)
@@ -123,6 +123,7 @@ class NewFork:
             blobs={**blobs, **far},
             content=content,
             origin=WorkflowOrigin(workflow=whole.correlation_id, step=self.from_step, place=str(self.number)),
+            traced=whole.trace_context,
             copied=list(dict.fromkeys(copied)),
             said=said_before(
                 original.store, whole.correlation_id, taken.conversations, self.number, fork=correlation_id

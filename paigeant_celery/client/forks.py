@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from paigeant_celery.broker.port import Transport
+from paigeant_celery.broker.spans import dispatching
 from paigeant_celery.client.beginning import Beginning
 from paigeant_celery.client.checks import checked_steps
 from paigeant_celery.client.forking import NewFork, Original
@@ -63,7 +64,10 @@ class Forkable:
         asked = _Asked(
             from_step=from_step, prompt=prompt, itinerary=itinerary, correlation_id=correlation_id, deadline=deadline
         )
-        return await (await asyncio.to_thread(self._fork, asked)).sent()
+        with dispatching() as span:
+            new = await asyncio.to_thread(self._fork, asked)
+            new.named_in(span)
+            return await new.sent()
 
     def fork_sync(
         self,
@@ -78,7 +82,10 @@ class Forkable:
         asked = _Asked(
             from_step=from_step, prompt=prompt, itinerary=itinerary, correlation_id=correlation_id, deadline=deadline
         )
-        return self._fork(asked).send()
+        with dispatching() as span:
+            new = self._fork(asked)
+            new.named_in(span)
+            return new.send()
 
     def _fork(self, asked: _Asked) -> Beginning:
         record, store = self._record("fork"), self._store("fork")

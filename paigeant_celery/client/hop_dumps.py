@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from paigeant_celery.client.copied import Before, is_said_from
+from paigeant_celery.client.copied import StepsBefore, is_said_from
 from paigeant_celery.client.paths import GOES_ON, at_path
 from paigeant_celery.core.conversations import batches_in, conversation_of
 from paigeant_celery.core.errors import InvalidInput, StoreCorrupt, UnknownWorkflow
@@ -55,7 +55,7 @@ def dump_of(store: Store, correlation_id: str, path: str | None = None) -> HopDu
         text = f"nothing is recorded of {message.path!r}: it has not begun, or its journal is gone"
         raise InvalidInput("not_recorded", "path", text)
     around = _around(store, hop_id)
-    before = [Before(store, correlation_id, slip.executed) for slip in (message.slip, *around)]
+    before = [StepsBefore(store, correlation_id, slip.executed) for slip in (message.slip, *around)]
     names = [name for each in before for name in each.names if not name.startswith(name_of_ran(""))]
     if (given := _given(message.slip)) is not None:
         names.append(given)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.readings import Runner
@@ -17,7 +18,7 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.queries import BOUNDS, CurrentState, checked_query
 from paigeant_celery.store.port import Store
-from paigeant_celery.store.query_port import ListedWorkflow, Serving
+from paigeant_celery.store.query_port import ListedPage, ListedWorkflow, Serving
 
 __all__ = [
     "INCOMPLETE",
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MOST_SAID = 10_000  # workflows of a store about which it is known that they were said
+# Of each store, since whoever shows pages makes a `Workflows` for each.
+_said_of: WeakKeyDictionary[Store, set[str]] = WeakKeyDictionary()
 
 # What people read of a page that is not complete.
 INCOMPLETE = "not all workflows are here: those that an older version recorded are being added, so look again soon"
@@ -178,12 +183,7 @@ class Workflows:
         store = self._store("page")
         complete = store.list_older()
         found = store.listed(query)
-        for name in found.unreadable:
-            text, fields = (
-                "the record of workflow %s cannot be read",
-                {"action": "list_unreadable", "correlation_id": name},
-            )
-            logger.warning(text, name, extra=fields)
+        _say_unreadable(store, found)
         in_question = any(needs_worker(each) or each.queues_below for each in found.items)
         serving, names = serving_of(store) if in_question else None, Names(self._transport.settings.prefix)
         return WorkflowPage(
@@ -225,6 +225,20 @@ class Workflows:
         if (store := self._transport.store) is None:
             raise StoreRequired(operation)
         return store
+
+
+def _say_unreadable(store: Store, found: ListedPage) -> None:
+    """Log each workflow whose record cannot be read, unless that was said and it could not be read since."""
+    said = _said_of.setdefault(store, set())
+    said.difference_update(each.correlation_id for each in found.items)
+    for name in found.unreadable:
+        if name in said:
+            continue
+        if len(said) >= MOST_SAID:
+            said.clear()
+        said.add(name)
+        fields = {"action": "list_unreadable", "correlation_id": name}
+        logger.warning("the record of workflow %s cannot be read", name, extra=fields)
 
 
 def _checked_transport(transport: Transport | None) -> Transport:

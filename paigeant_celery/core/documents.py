@@ -11,7 +11,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.document_errors import Finding, InvalidDocument
-from paigeant_celery.core.document_steps import STEPS, Policy, Ran, tree_of
+from paigeant_celery.core.document_steps import STEPS, Policy, Ran
 from paigeant_celery.core.document_text import read_text, write_json, write_yaml
 from paigeant_celery.core.faults import OUR_OWN, QUOTING
 from paigeant_celery.core.jsonable import dumps, is_json
@@ -19,6 +19,7 @@ from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.core.slip_document import DOCUMENT_VERSION, Exported, Limits, Registered, SlipDocument
 from paigeant_celery.core.steps import Step
+from paigeant_celery.core.written_steps import moment_text, tree_of
 
 __all__ = [
     "Given",
@@ -229,4 +230,4 @@ def _limits(limits: WorkflowLimits | None) -> dict[str, Any] | None:
 
 
 def _moment(time: datetime | None) -> str | None:
-    return time.isoformat().replace("+00:00", "Z") if time is not None else None
+    return moment_text(time) if time is not None else None

@@ -391,6 +391,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "job_left": "a job at a provider that nobody needs any more could not be cancelled",
         "left_task_failed": "a task or callback that a step left on the event loop failed, or was given up",
         "list_unreadable": "a workflow is left out of a list, because its record cannot be read",
+        "look_over_failed": "the list of workflows could not be looked over; the next pass tries again",
         "loop_blocked": "a step blocks the event loop, and later ones get a new one",
         "loop_interrupted": "something ended the event loop, which goes on",
         "message_refused": "a message cannot be run; `reason` says why",

@@ -10,7 +10,7 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["goes_on", "host_id", "in_words", "is_gone", "is_stopped", "new_owner_id"]
+__all__ = ["exists", "goes_on", "host_id", "in_words", "is_gone", "is_stopped", "new_owner_id"]
 
 PROC = Path("/proc")
 PARENT = 1  # its index in /proc/<pid>/stat after the name of the command
@@ -64,7 +64,7 @@ def is_gone(owner_id: str) -> bool:
     pid, start = process
     stat = _stat_of(pid)
     if stat is None:
-        return not _exists(pid)  # `/proc` may hide other users' processes, which may be alive
+        return not exists(pid)  # `/proc` may hide other users' processes, which may be alive
     return stat[0] in ENDED or stat[START_TIME] != start
 
 
@@ -112,7 +112,8 @@ def _stat_of(pid: int) -> list[str] | None:
         return None
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Say whether there is a process with this id, also one that has ended and waits for its parent to notice."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -31,6 +31,7 @@ OUTCOMES: Mapping[str, str] = {
     "put_back": "the message went back to its queue: the store is away, the worker ends, or a newer one has begun",
     "refused": "the message cannot be run",
 }
+WENT_BACK = ("given_back", "put_back")  # no attempts, if none had begun
 ERRORS = ("failed", "parked", "refused", "retrying")  # outcomes that make a span an error
 UNREAD = "unknown"  # stands for the activity of a message that was not read: no metric has a name that a stranger chose
 ENDS_HOP = ("branch_completed", "completed", "failed", "workflow_completed")  # no later attempt counts its waits
@@ -121,8 +122,11 @@ class Observed:
         if self._told:
             return
         self._told = True
-        seconds = time.monotonic() - self._begun_at if self._begun_at is not None else None
-        metrics.hop_ended(self._activity, outcome, seconds=seconds, error_class=error_class)
+        if self._begun_at is None and outcome in WENT_BACK:
+            metrics.delivery_put_back(self._activity, outcome)
+        else:
+            seconds = time.monotonic() - self._begun_at if self._begun_at is not None else None
+            metrics.hop_ended(self._activity, outcome, seconds=seconds, error_class=error_class)
         self.span.note("paigeant.outcome", outcome)
         if outcome in ERRORS:
             self.span.fail(error_class or outcome, stack)

@@ -44,7 +44,7 @@ from paigeant_celery.hop.run import Opened, Outcome, StepRunner
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.store.port import Claimed, Dropped
 
-__all__ = ["HopService", "step_policy"]
+__all__ = ["HopService", "Opening", "step_policy"]
 
 CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's; more than that is logged
 

@@ -33,8 +33,8 @@ MOST_SAID = 10_000  # hops, queues and records about which it is known what was 
 
 # What the text of an action names, as a field of its record.
 FIELDS = {
-    "end_failed": ("hop",), "hop_left_to_newer": ("hop",), "queue_not_seen": ("queue",), "resend_failed": ("hop",),
-    "store_corrupt": ("key",), "sweep_failed": (),
+    "end_failed": ("hop",), "hop_left_to_newer": ("hop",), "look_over_failed": (), "queue_not_seen": ("queue",),
+    "resend_failed": ("hop",), "store_corrupt": ("key",), "sweep_failed": (),
 }  # fmt: skip
 
 EVERY = (0.95, 1.25)  # seconds from one pass to the next; random, so that workers do not all ask at once
@@ -90,7 +90,7 @@ class Sweeper:
         Raises `PaigeantError`.
         """
         host = host_id() or ""
-        found = self._store.sweep(host=host, served=self._reads())
+        found = first = self._store.sweep(host=host, served=self._reads())
         self._note_pass()
         self._send(found)
         for _ in range(MOST_PASSES):
@@ -107,6 +107,16 @@ class Sweeper:
         # The store knows no broker, so queues are looked at here, and the store is asked once more.
         if queues := self._looked_at(found.queues):
             self._send(self._store.sweep(host=host, queues=queues))
+        if first.made_pass:
+            self._look_over()
+
+    def _look_over(self) -> None:
+        """See to the list of workflows, behind all that is sent: no hop waits for it, or is lost with it."""
+        try:
+            self._store.look_over()
+            self._forget("look_over_failed", "")
+        except Exception as error:  # noqa: BLE001 - whoever makes the next pass tries again
+            self._say(logging.WARNING, "look_over_failed", "", "the list of workflows is not looked over", error=error)
 
     def _reads(self) -> Collection[str]:
         """Return which queues this process reads."""

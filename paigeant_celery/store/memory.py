@@ -34,7 +34,6 @@ from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
 from paigeant_celery.store.port import (
     AskedWait,
-    Before,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -44,6 +43,7 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
+    EarlierClaims,
     Heard,
     NewWait,
     NewWorkflow,
@@ -157,7 +157,7 @@ class MemoryStore:
             if block_of(claim.hop_id) is None and claim.step:
                 workflow.activity, workflow.step_id = claim.activity, claim.step
             if hop.fence > before.fence:
-                kept.activity = claim.activity
+                kept.activity = claim.activity or kept.activity
                 if before.state == "queued":
                     self._records.note_time(claim.activity, "q", kept.queued_at, now=now)
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
@@ -467,10 +467,11 @@ class MemoryStore:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
             self._records.served |= dict.fromkeys(served, now)
+            makes_pass = bool(queues) or protocol.may_pass(self._sweeping, now=now, pace=self._pace)
             found = Round(records=self._records, pace=self._pace, limits=self._limits, now=now)
             for owner in dead:
                 found.lapse(owner, "owner_gone")
-            if queues or protocol.may_pass(self._sweeping, now=now, pace=self._pace):
+            if makes_pass:
                 self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
                 if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
                     found.lapse_all()
@@ -486,6 +487,16 @@ class MemoryStore:
                 queues=tuple(found.asked),
                 full=found.is_full,
                 woken=frozenset(found.woken),
+                made_pass=makes_pass,
+            )
+
+    def look_over(self) -> None:
+        """Forget times and served queues of long ago."""
+        with self._transaction() as now:
+            kept, served = (self._limits.day * days for days in (self._limits.days_kept, self._limits.days_served))
+            self._records.forget(
+                times_before=(now - timedelta(milliseconds=kept)).date(),
+                served_before=now - timedelta(milliseconds=served),
             )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
@@ -650,7 +661,6 @@ class MemoryStore:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
-            self._records.hops[hop_id].lapsed = False
         return change != "lost"
 
     def _heard(self, kept: Kept, conversation: ConversationKey | None, now: datetime) -> Heard | None:
@@ -723,9 +733,9 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
 
 def _note_claim(kept: Kept, before: Hop, trace: str, now: datetime) -> None:
     """Note what a claim is told of those before it, and what later ones are told of it."""
-    taken_over = before.state == "running" or kept.lapsed
-    kept.before = Before(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
-    kept.last_claim, kept.lapsed = now, False
+    taken_over = before.owner is not None  # also if it lapsed and is queued
+    kept.before = EarlierClaims(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
+    kept.last_claim = now
     if trace:
         kept.traces = (*kept.traces, trace)[-LIMITS.most_traces :]
 

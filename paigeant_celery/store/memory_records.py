@@ -19,7 +19,7 @@ from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.port import (
     NOTHING_BEFORE,
-    Before,
+    EarlierClaims,
     Heard,
     HopRecord,
     NewWorkflow,
@@ -118,8 +118,7 @@ class Kept:
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
     last_claim: datetime | None = None
-    lapsed: bool = False  # since that
-    before: Before = NOTHING_BEFORE  # that
+    before: EarlierClaims = NOTHING_BEFORE  # that
     traces: tuple[str, ...] = ()  # of its latest attempts
     counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)
@@ -127,7 +126,7 @@ class Kept:
     branches: dict[int, KeptBranch] = field(default_factory=dict)
     is_counted: bool = False  # among the live hops, if it is one
     queued_at: datetime | None = None  # since when it waits for a claim, or did
-    activity: str = ""  # of its step, since its first claim
+    activity: str = ""  # of its step, if that is known
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
 
     @property
@@ -167,6 +166,12 @@ class Records:
         else:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
+        self.hops[new.hop_id].activity = new.activity
+
+    def forget(self, *, times_before: date, served_before: datetime) -> None:
+        """Forget times of earlier days, and queues that nobody has served for so long."""
+        self.times = Counter({key: count for key, count in self.times.items() if key[0] >= times_before})
+        self.served = {queue: at for queue, at in self.served.items() if at > served_before}
 
     def copied_size(self, new: NewWorkflow) -> int:
         """Return how many bytes a workflow would copy from the one that it is a fork of."""

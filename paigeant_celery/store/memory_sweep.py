@@ -107,7 +107,6 @@ class Round:
         kept = self.records.hops[hop_id]
         if change.resent == "time_over":
             self.woken.add(hop_id)
-        kept.lapsed = kept.lapsed or change.resent in ("owner_gone", "lease_over")
         if change.resent != "time_over" or not kept.quiet:
             kept.workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
         self.again.append(self.records.to_send(hop_id))

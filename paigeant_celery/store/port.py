@@ -21,7 +21,6 @@ from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Stan
 __all__ = [
     "AskedWait",
     "NOTHING_BEFORE",
-    "Before",
     "BoundBroker",
     "BranchStore",
     "Claim",
@@ -33,6 +32,7 @@ __all__ = [
     "ConversationKeeper",
     "DeadLetter",
     "Dropped",
+    "EarlierClaims",
     "Edit",
     "EditAnswer",
     "EditStore",
@@ -119,7 +119,7 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Before:
+class EarlierClaims:
     """What is known of the earlier claims of a hop; nothing at its first one.
 
     `claimed_at` is when the last of them was made, and `taken_over` says that its owner was lost: its lease ended, or
@@ -131,7 +131,7 @@ class Before:
     traces: tuple[str, ...] = ()
 
 
-NOTHING_BEFORE = Before()
+NOTHING_BEFORE = EarlierClaims()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Claimed:
     brought: Mapping[str, str] = field(default_factory=dict, repr=False)
     waits: tuple[Wait, ...] = ()
     totals: Totals | None = None
-    before: Before = NOTHING_BEFORE
+    before: EarlierClaims = NOTHING_BEFORE
 
 
 DropReason: TypeAlias = Literal[
@@ -233,6 +233,7 @@ class Sweep:
     if they are empty. `late` are queued hops whose workflow has passed its deadline: whoever asked must claim and close
     them, or they are returned again. `corrupted` are keys that do not hold a record. `full` says that there is more
     than one pass takes, so that another one should follow. `woken` are the ids of those to send because a time is over.
+    `made_pass` says that this call looked at all that is due, so that the asker calls `look_over` when all is sent.
     """
 
     overdue: tuple[HopRecord, ...] = ()
@@ -242,6 +243,7 @@ class Sweep:
     corrupted: tuple[str, ...] = ()
     full: bool = False
     woken: frozenset[str] = frozenset()
+    made_pass: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,6 +441,13 @@ class HopStore(Protocol):
         They are then queued, and become overdue again later. `dead` are owners whose processes are gone; `queues` says
         whether each queue is empty. Without either there is one pass per second, whoever asks, unless the last one was
         full. `served` are queues that the caller serves, which is noted with the time.
+        """
+        ...
+
+    def look_over(self) -> None:
+        """Put some of the list of workflows right, and forget what is old. No hop waits for it.
+
+        Whoever made a pass calls it when all that the pass returned is sent.
         """
         ...
 

@@ -89,7 +89,7 @@ class QueryStore(Protocol):
     def list_older(self) -> bool:
         """List some of the workflows that versions without a list have recorded, and say whether none is left.
 
-        `listed` and `counted` know of no others. A call takes a bounded time, and sweeps do the same.
+        `listed` and `counted` know of no others. A call takes a bounded time, and `look_over` does the same.
         """
         ...
 

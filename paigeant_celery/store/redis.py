@@ -6,14 +6,13 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
 from paigeant_celery.core.blocks import Block, Plan
 from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
-from paigeant_celery.core.errors import HopUnknown, InvalidInput, StoreCorrupt, Unreachable
+from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.names import hop_id as make_hop_id
@@ -56,7 +55,7 @@ from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflo
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
-from paigeant_celery.store.redis_older import list_older
+from paigeant_celery.store.redis_older import list_older, look_over
 from paigeant_celery.store.redis_queries import (
     read_counts,
     read_listed,
@@ -403,12 +402,9 @@ class RedisStore:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
         named: tuple[str | int, ...] = (len(dead), len(served), *dead, *served, *looked_at)
-        owners, unknown, again, corrupted, late, full, woken, is_incomplete = self._server.run_leniently(
+        owners, unknown, again, corrupted, late, full, woken, made_pass = self._server.run_leniently(
             "sweep", host, self._lease, *named, about="due"
         )
-        if is_incomplete == 1:
-            with suppress(StoreCorrupt, Unreachable):  # no hop waits for a list
-                list_older(self._server)
         return Sweep(
             overdue=hops_of(again),
             late=hops_of(late),
@@ -417,7 +413,12 @@ class RedisStore:
             corrupted=tuple(corrupted),
             full=full == 1,
             woken=frozenset(woken),
+            made_pass=made_pass == 1,
         )
+
+    def look_over(self) -> None:
+        """Put some of the list of workflows right, and remove from it what has expired."""
+        look_over(self._server)
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known about a workflow, or None."""

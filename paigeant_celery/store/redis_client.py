@@ -37,7 +37,7 @@ SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
     "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
     "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of", "hold", "open_block", "branches_of",
-    "edit", "listed", "counted", "relist",
+    "edit", "listed", "counted", "relist", "look_over",
 )  # fmt: skip
 # What stands in front of some of them, after `common.lua` and `listing.lua`.
 WITH_WAITS = (

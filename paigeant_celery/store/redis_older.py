@@ -1,4 +1,4 @@
-"""Workflows on Redis that versions without a list have recorded: they are listed bit by bit."""
+"""What keeps the list of workflows on Redis right, bit by bit; also workflows that versions without a list recorded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import is_correlation_id
 from paigeant_celery.store.redis_client import Client, Reply, Server
 
-__all__ = ["list_older", "step_in"]
+__all__ = ["list_older", "look_over", "step_in"]
 
 AT_ONCE = 100  # workflows that one script lists, and that are enough for one call
 SCANS = 10  # of one call
 KEYS = 500  # that one of them looks at, about
+LOOKS = 10  # of one call, if there is more to remove than one script does
+
+
+def look_over(server: Server) -> None:
+    """Put some of the list right, remove what has expired, and list some that older versions have recorded."""
+    for _ in range(LOOKS):
+        is_cut, is_incomplete, *unsure = server.run_leniently("look_over", about="index")
+        _list_steps(server, unsure)
+        if not is_cut:
+            break
+    if is_incomplete:
+        list_older(server)
 
 
 def list_older(server: Server) -> bool:
@@ -28,8 +40,10 @@ def list_older(server: Server) -> bool:
     found = int(format_) if (format_ or "").isdecimal() else 0
     if listed == str(found) or found > server.limits.format:
         return bool(listed == str(found))
+    if not found and listed == str(server.limits.format):
+        return True  # no worker has ever begun, and no older version has dispatched anything
     if not found and not server.ask(lambda c: c.redis.exists(f"{server.prefix}:due"), about="due"):
-        return True  # no worker has ever begun, and no workflow waits for one
+        return True  # nor has any version
     run = f"{found}:{_server_run(server)}:"
     cursor = _list_some(server, _cursor_in(place or "", run))
     is_older = 0 < found < server.limits.format
@@ -82,6 +96,11 @@ def _relist(server: Server, each: Sequence[tuple[str, str, str]]) -> None:
         told = [part for one in each[done : done + AT_ONCE] for part in one]
         count, *reply = server.run_leniently("relist", *told, about="index")
         done += count
-        known = [(name, *step_in(envelope)) for name, envelope in zip(reply[::2], reply[1::2], strict=True)]
-        if told := [part for one in known if one[1] for part in one]:
-            server.run_leniently("relist", *told, about="index")
+        _list_steps(server, reply)
+
+
+def _list_steps(server: Server, reply: Sequence[str]) -> None:
+    """List workflows by the steps that their envelopes are about: each comes behind its workflow."""
+    known = [(name, *step_in(envelope)) for name, envelope in zip(reply[::2], reply[1::2], strict=True)]
+    if told := [part for one in known if one[1] for part in one]:
+        server.run_leniently("relist", *told, about="index")

@@ -47,7 +47,8 @@ def read_listed(server: Server, query: WorkflowQuery) -> ListedPage:
         left = min(query.limit - len(found), server.limits.listed_at_once)
         named = waiting[:AT_ONCE] if waiting is not None else None
         entries, last, unreadable = server.run_leniently("listed", left, *_arguments(query, behind, named), about=ABOUT)
-        found += _readable(server, entries, lost)
+        # One that an older version moved on may stand at another step than the list said.
+        found += [each for each in _readable(server, entries, lost) if query.activity in (None, each.activity)]
         lost += unreadable
         if waiting is not None:
             last = last or (waiting[AT_ONCE - 1] if len(waiting) > AT_ONCE else "")
@@ -206,8 +207,9 @@ def _listed(server: Server, entry: Sequence[Any]) -> ListedWorkflow:
     for text in (*entry[:-3], *waits, *below):
         str(text).encode()  # raises for what is no text
     if envelope and (known := step_in(envelope))[0]:  # an older version recorded it
+        if known != (activity, step_id):
+            server.run("relist", workflow, *known, about=ABOUT)
         activity, step_id = known
-        server.run("relist", workflow, activity, step_id, about=ABOUT)
     return ListedWorkflow(
         correlation_id=workflow,
         state=STATE_OF[letter],

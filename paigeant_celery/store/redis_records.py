@@ -13,7 +13,7 @@ from paigeant_celery.core.causes import cause_from
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.store.conversations import history_fields
-from paigeant_celery.store.port import Before, DeadLetter, HopRecord, NewWorkflow, Totals, WorkflowOrigin
+from paigeant_celery.store.port import DeadLetter, EarlierClaims, HopRecord, NewWorkflow, Totals, WorkflowOrigin
 from paigeant_celery.store.timeline import Entry, Id, id_of
 from paigeant_celery.store.totals import sums_in, sums_of, sums_text, usage_of
 
@@ -101,11 +101,11 @@ def totals_in(flat: Sequence[str]) -> Totals | None:
     return Totals(used=used, counted=counted)
 
 
-def before_in(told: Sequence[str]) -> Before:
+def before_in(told: Sequence[str]) -> EarlierClaims:
     """Read what is known of earlier claims of a hop."""
     claimed_at, taken_over, *traces = told
     at = moment_of(claimed_at) if claimed_at else None
-    return Before(claimed_at=at, taken_over=taken_over == "1", traces=tuple(traces))
+    return EarlierClaims(claimed_at=at, taken_over=taken_over == "1", traces=tuple(traces))
 
 
 def failure_text(failure: Failure) -> str:

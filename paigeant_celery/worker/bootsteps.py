@@ -26,12 +26,14 @@ from paigeant_celery.worker.outlasting import outlast_refusals
 from paigeant_celery.worker.readiness import Report
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.selection import NO_SELECTION, selection_of
+from paigeant_celery.worker.self_report import let_workers_tell
 from paigeant_celery.worker.serving import (
     banner,
     is_to_serve,
     longest_step,
     printable,
     queues_of,
+    read_now,
     served_activities,
     start_checks,
     takes_no_other,
@@ -39,7 +41,6 @@ from paigeant_celery.worker.serving import (
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
-from paigeant_celery.worker.telling import let_workers_tell
 
 __all__ = ["AgentQueues"]
 
@@ -94,7 +95,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         selection = self._selection.followed(added=self._added, consumed=consumed)
         served = served_activities(self._transport, selection)
         serves = self._embedded or self._joined or bool(served)
-        self._runtime.served = frozenset(served)
+        self._runtime.serving = lambda: frozenset(read_now(self._transport))
         if serves and not self._all_seen:
             self._look_again(consumer, lambda: start_checks(self._transport, selection, embedded=self._embedded))
         elif serves and self._connected_before:
@@ -110,7 +111,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def stop(self, consumer: Any) -> None:
         """Stop sweeping because the broker is away or the worker ends."""
-        self._runtime.served = None
+        self._runtime.serving, self._runtime.had_queues = None, False
         self._report.end()
         self._runtime.stop_sweeping()
         while self._watching:
@@ -118,6 +119,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def _begin(self, consumer: Any) -> None:
         """Do what a worker does that serves activities."""
+        self._runtime.had_queues = True
         self._runtime.start_sweeping(partial(self._leave_to_newer, consumer), partial(_read_by, consumer))
         if self._revocations is not None and not self._watching:
             self._watching += [

@@ -43,11 +43,18 @@ logger = logging.getLogger(__name__)
 class ProcessLoop:
     """Runs coroutines for threads that wait for them; a forked child starts with a new loop.
 
-    `turned` is called on the loop about every second, unless something blocks it.
+    `turned` is called on the loop about every second, unless something blocks it; `left` when a loop is given up, and
+    the next one is made only when something is to run.
     """
 
-    def __init__(self, host: HostResources | None = None, *, turned: Callable[[], object] = lambda: None) -> None:
-        self._host, self._turned = host or NoResources(), turned
+    def __init__(
+        self,
+        host: HostResources | None = None,
+        *,
+        turned: Callable[[], object] = lambda: None,
+        left: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._host, self._turned, self._left = host or NoResources(), turned, left
         self._lock = real().Lock()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,6 +84,7 @@ class ProcessLoop:
         with self._lock:
             if self._loop is loop:
                 self._loop = None
+                self._left()
         return True
 
     def _own(self) -> asyncio.AbstractEventLoop:

@@ -35,12 +35,14 @@ FRESH = 5.0  # seconds for which the file of a worker is its answer
 
 # Why a worker is not ready; `docs/commands.md` shows them.
 FINDINGS: Mapping[str, str] = {
+    "claims_fail": "a process gets no answer to its claims from the store, and puts each message back",
     "ending": "the worker is told to end, and takes no more steps",
     "lease_silent": "a process has not renewed its lease: its hops will be taken over",
     "loop_silent": "the event loop of a process stands still: a step blocks it, or the process is stopped",
     "not_installed": "the app of the worker does not use paigeant_celery",
     "outdated": "a newer version has begun, and this worker takes no more steps",
     "process_stopped": "a process is stopped by a signal",
+    "reads_nothing": "it reads none of its queues of steps any more: `celery control cancel_consumer` took them away",
     "starting": "the worker does not serve yet",
     "sweep_silent": "the worker does not sweep: its store is away, or the sweeping stands still",
 }
@@ -78,11 +80,13 @@ def _signs(runtime: HopRuntime, pids: Collection[int]) -> Iterator[tuple[str, st
     if runtime.outdated:
         text = "a newer version has begun, and this worker takes no more steps; restart it with that version"
         yield "outdated", text, None
-    if runtime.served is None:
+    swept, served = runtime.swept_at, runtime.served
+    if served is None:
         yield "starting", "it does not serve yet", None
         return
-    swept = runtime.swept_at
-    if runtime.served and swept is not None:
+    if runtime.had_queues and not served and not runtime.outdated:
+        yield "reads_nothing", "it reads no queue of steps any more", None
+    if served and swept is not None:
         ago = time.monotonic() - swept
         why = f" ({runtime.sweep_failure})" if runtime.sweep_failure else ""
         yield "sweep_silent", f"the last sweep that went well was {ago:.0f} s ago{why}", ago
@@ -96,6 +100,9 @@ def _signs(runtime: HopRuntime, pids: Collection[int]) -> Iterator[tuple[str, st
         if beat.lease is not None:
             text = f"the process {beat.pid} has not renewed its lease for {beat.lease:.0f} s"
             yield "lease_silent", text, beat.lease
+        if beat.failing is not None:
+            text = f"the process {beat.pid} has had no answer to its claims for {beat.failing:.0f} s"
+            yield "claims_fail", text, beat.failing
 
 
 @inspect_command(name=COMMAND, args=[("silence", float)], signature="[silence=15]")  # type: ignore[untyped-decorator]

@@ -30,7 +30,7 @@ from paigeant_celery.hop.left_jobs import LONGEST, LeftJobs
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.observed import Observed
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
-from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.service import HopService, Opening
 from paigeant_celery.hop.surroundings import Surroundings, around_step_of
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
@@ -71,11 +71,14 @@ class HopRuntime:
     def __init__(self, transport: CeleryTransport) -> None:
         host, settings = DjangoHost(transport.app), transport.settings
         self._names = Names(settings.prefix)
-        self.served: frozenset[str] | None = None  # by the worker of this process; None until it has begun
+        self.serving: Callable[[], frozenset[str]] | None = None  # tells `served`, once the worker has begun
+        self.had_queues = False  # it has read queues of ours since it has begun
         self.outdated = False  # a newer version has begun, so nothing more is taken
         self.pulse = Pulse()
         self.broker_lost = False  # while Celery looks at what ran when it lost its connection
-        self.loop = ProcessLoop(host, turned=partial(self.pulse.give, "loop"))
+        self.loop = ProcessLoop(
+            host, turned=partial(self.pulse.give, "loop"), left=partial(self.pulse.take_back, "loop")
+        )
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._look_out = LookOut(lambda: self.shutdown)
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
@@ -116,6 +119,11 @@ class HopRuntime:
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
+
+    @property
+    def served(self) -> frozenset[str] | None:
+        """The activities whose queues the worker of this process reads now; None while it has not begun."""
+        return self.serving() if self.serving is not None else None
 
     @property
     def swept_at(self) -> float | None:
@@ -169,7 +177,7 @@ class HopRuntime:
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
         try:
-            opening = self._patiently(lambda: self.service.open(arrival, seen), OPEN_PATIENCE)
+            opening = self._patiently(lambda: self._opened(arrival, seen), OPEN_PATIENCE)
         except OutdatedVersion as error:
             time.sleep(OUTDATED_PAUSE)
             raise Reject(str(error), requeue=True) from None  # Celery logs the frames of causes, once for each message
@@ -189,6 +197,15 @@ class HopRuntime:
             case Opened():
                 return self._run(arrival, opening)
         assert_never(opening)
+
+    def _opened(self, arrival: Arrival, seen: Observed) -> Opening:
+        try:
+            opening = self.service.open(arrival, seen)
+        except TransientError:
+            self.pulse.claim_failed()
+            raise
+        self.pulse.claim_answered()
+        return opening
 
     def _cancel(self, jobs: LeftJobs) -> None:
         """Cancel what a cancelled hop has left at a provider; nobody waits long for that."""

@@ -40,6 +40,7 @@ __all__ = [
     "printable",
     "queue_names",
     "queues_of",
+    "read_now",
     "served_activities",
     "setting_mistakes",
     "start_checks",
@@ -151,6 +152,17 @@ def queue_names(transport: CeleryTransport, activity: str) -> list[str]:
     with suppress(DuplicateActivity, InvalidInput):  # reported: neither of two is served, and no queue without a name
         names.insert(0, transport.publisher.queue_for(activity, None))
     return list(dict.fromkeys(names))
+
+
+def read_now(transport: CeleryTransport) -> dict[str, str]:
+    """Return the activities whose queue a worker reads now, each with the queue; `celery control` changes them."""
+    consumed = transport.app.amqp.queues.consume_from
+    found = {}
+    for name in sorted((*registry.names(), *registry.built_in)):
+        queue = next((queue for queue in queue_names(transport, name) if queue in consumed), None)
+        if queue is not None:
+            found[name] = queue
+    return found
 
 
 def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> float:

@@ -35,10 +35,10 @@ pytestmark = pytest.mark.acceptance
 class Probe:
     """A worker, and what asks it as a probe does."""
 
-    def __init__(self, made: Deployment, *, pool: str = "prefork", slots: int = 2) -> None:
+    def __init__(self, made: Deployment, *more: str, pool: str = "prefork", slots: int = 2) -> None:
         self.made = made
         self.node = f"worker-{made.prefix}@{socket.gethostname()}"
-        self.worker: Process = made.ready_worker("napping", pool=pool, slots=slots)
+        self.worker: Process = made.ready_worker("napping", *more, pool=pool, slots=slots)
 
     def ask(self, *options: str) -> tuple[int, dict[str, Any]]:
         """Return the exit code and the document."""
@@ -157,6 +157,46 @@ def test_a_worker_whose_store_is_away_is_not_ready_until_it_is_back(redis_url: s
 
         store.start()
         probe.becomes_ready()
+
+
+def test_a_worker_whose_children_cannot_claim_is_not_ready_until_they_can(redis_url: str, tmp_path: Path) -> None:
+    """The main process sweeps well; each message that it hands over comes back to the queue."""
+    with deployment(redis_url, tmp_path) as made:
+        cut_off = tmp_path / "cut_off"
+        made.variables["CUT_OFF"] = str(cut_off)
+        probe = Probe(made, "cut_off", slots=1)
+        probe.becomes_ready()
+        cut_off.touch()
+        waiting = probe.dispatch("quick")
+
+        eventually(lambda: probe.codes() == {"claims_fail"}, within=WITHIN, what="nobody noticed")
+
+        cut_off.unlink()
+        probe.result(waiting)
+        probe.becomes_ready()
+
+
+def test_a_worker_tells_what_it_serves_after_its_queues_were_changed(started: Callable[..., Probe]) -> None:
+    """An operator drains it, and then lets it go on."""
+    probe = started()
+    probe.becomes_ready()
+    control = probe.made.transport().app.control
+
+    def serves() -> set[str]:
+        _, told = probe.ask()
+        return {name for worker in told["workers"] for name in worker["serves"]}
+
+    control.cancel_consumer(f"{probe.made.prefix}.quick", destination=[probe.node])
+    eventually(lambda: "quick" not in serves() and "busy" in serves(), within=WITHIN)
+    assert probe.ask()[0] == 0
+    for name in serves():
+        control.cancel_consumer(f"{probe.made.prefix}.{name}", destination=[probe.node])
+    eventually(lambda: probe.codes() == {"reads_nothing"}, within=WITHIN)
+    control.add_consumer(f"{probe.made.prefix}.quick", destination=[probe.node])
+
+    probe.becomes_ready()
+    assert "quick" in serves()
+    probe.result(probe.dispatch("quick"))
 
 
 def test_a_worker_that_an_update_has_overtaken_is_not_ready(started: Callable[..., Probe], redis_url: str) -> None:

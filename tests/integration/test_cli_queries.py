@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from paigeant_celery import activity, install
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
+from paigeant_celery.core.queries import WorkflowQuery
 from paigeant_celery.store.port import Claim, Claimed
 from paigeant_celery.store.query_port import ListedPage
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
@@ -223,3 +224,16 @@ def test_a_list_names_what_it_leaves_out(
     assert {(record.__dict__["action"], record.__dict__["correlation_id"]) for record in caplog.records} == {
         ("list_unreadable", "order-3")
     }
+
+
+def test_a_record_that_cannot_be_read_is_said_once(
+    orders: WorkflowHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page that shows itself again every few seconds fills no log, and what was mended and breaks again is said."""
+    readable = orders.store.listed(WorkflowQuery())
+    damaged = ListedPage(items=(), unreadable=("order-2",))
+    for page in (damaged, damaged, readable, damaged):
+        monkeypatch.setattr(orders.store, "listed", lambda query, page=page: page)
+        document(orders, "list")
+
+    assert [record.__dict__["correlation_id"] for record in caplog.records] == ["order-2", "order-2"]

@@ -227,7 +227,7 @@ ANSWERS = {
         "client/forks.py": ["def _steps("],
         "client/document_forks.py": ["def _number(", "def _placed("],
         "client/forking.py": ["class Original", "def number_before(", "class NewFork"],
-        "client/copied.py": ["class Before", "def said_before("],
+        "client/copied.py": ["class StepsBefore", "def said_before("],
         "core/forks.py": ["def as_asked(", "def without_inserted(", "def unspent("],
         "store/scripts/start.lua": ["'type', 'forked'"],
     },

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic_ai import BinaryContent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -17,18 +18,22 @@ from paigeant_celery import (
     WorkflowDispatcher,
     WorkflowHandle,
     for_each,
+    fork_workflow_sync,
     sleep_for,
 )
+from paigeant_celery.client.documents import export_document_sync
 from paigeant_celery.client.outline import outline_of
 from paigeant_celery.core.errors import InvalidInput, UnknownWorkflow, WorkflowConflict, WorkflowFailed
+from paigeant_celery.core.message import reread
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import WorkflowOrigin
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.branched_steps import gather, read
+from tests.support.ended_spans import ended
 from tests.support.forked import LARGE, Writer, fail, forkable_steps, give, given, harness, inner_outputs, run, told
 
-__all__ = ["forkable_steps", "harness"]
+__all__ = ["ended", "forkable_steps", "harness"]
 
 
 def forked(harness: WorkflowHarness, handle: WorkflowHandle, from_step: str, **more: Any) -> WorkflowHandle:
@@ -336,3 +341,38 @@ def test_a_fork_that_would_copy_too_much_is_refused_with_what_to_do(monkeypatch:
     assert (refused.value.reason, refused.value.path) == ("fork_too_large", "from_step")
     assert harness.store.workflow("f") is None
     assert handle.fork_sync("second", correlation_id="f") == "f"
+
+
+@pytest.mark.parametrize("how", ["fork", "fork_sync", "by a document"])
+def test_a_fork_is_one_trace_that_leads_to_its_original(
+    harness: WorkflowHarness, ended: InMemorySpanExporter, how: str
+) -> None:
+    """Its hops would be as many traces as it has, and nobody would find what it was made of."""
+    handle = run(harness, given("a", 1), told.activity(), told.activity())
+    ended.clear()
+
+    if how == "fork":
+        correlation_id = asyncio.run(handle.fork("told"))
+    elif how == "fork_sync":
+        correlation_id = handle.fork_sync("told")
+    else:
+        document = export_document_sync(handle.correlation_id, harness.transport)
+        new = fork_workflow_sync(handle.correlation_id, document, harness.transport, from_step="told")
+        correlation_id = new.correlation_id
+    asyncio.run(harness.deliver())
+
+    (dispatch,) = ended.get_finished_spans()
+    original, fork = (trace_of(harness, each) for each in ("w", correlation_id))
+    assert dispatch.name == "dispatch workflow"
+    assert (dispatch.attributes or {})["messaging.message.conversation_id"] == correlation_id
+    assert WorkflowHandle(correlation_id, harness.transport).status_sync().state == "completed"
+    assert fork == f"{dispatch.context.trace_id:032x}" != original, "also after its last hop"
+    (link,) = dispatch.links
+    assert f"{link.context.trace_id:032x}" == original
+    assert dict(link.attributes or {}) == {"paigeant.link": "original"}
+
+
+def trace_of(harness: WorkflowHarness, correlation_id: str) -> str:
+    record = harness.store.workflow(correlation_id)
+    assert record is not None
+    return reread(record.envelope).trace_context["traceparent"].split("-")[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import paigeant_celery
 from paigeant_celery.activities.log_fields import FIELDS, OWN_FIELDS
@@ -12,6 +13,7 @@ from paigeant_celery.broker.metrics import METRICS
 from paigeant_celery.broker.spans import ATTRIBUTES, SPANS
 from paigeant_celery.hop.effects import ClosedAs
 from paigeant_celery.hop.observed import OUTCOMES
+from paigeant_celery.store.port import DropReason
 from paigeant_celery.worker.readiness import FINDINGS
 
 PACKAGE = Path(paigeant_celery.__file__).parent
@@ -73,6 +75,14 @@ def test_the_page_has_each_outcome() -> None:
     assert shown.keys() == {*ClosedAs, *OUTCOMES}
     assert {name: [about] for name, about in OUTCOMES.items()}.items() <= shown.items()
     assert not {*ClosedAs} & OUTCOMES.keys()
+    assert list(shown) == sorted(shown)
+
+
+def test_the_page_has_each_reason_why_a_copy_is_dropped() -> None:
+    """An alert that leaves one out misses what it is about."""
+    shown = table("telemetry.md", "| `paigeant.reason` |")
+
+    assert shown.keys() == {*get_args(DropReason)}
     assert list(shown) == sorted(shown)
 
 

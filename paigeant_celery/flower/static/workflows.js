@@ -25,11 +25,11 @@
         }).join("\n");
     }
 
-    // All was told of a parked workflow until somebody lets it, or a branch of it, go on.
+    // All was told of a parked workflow until somebody lets it, or a branch of it, go on. It may have ended since.
     document.addEventListener("wf-refreshed", function () {
         var before = standing;
         standing = statesShown();
-        if (follower && OVER.indexOf(stateShown()) < 0 && (standing !== before || stateShown() !== "parked")) {
+        if (follower && (standing !== before || OVER.concat("parked").indexOf(stateShown()) < 0)) {
             follower.goOn();
         }
     });

@@ -95,8 +95,8 @@ local function drop_awaited(workflow, by_name)
   end
 end
 
--- Note which of a hop's open waits are for signals, in {name -> {token -> true}}, and as what they are listed.
-local function note_awaited(hop, tokens, by_name, listed)
+-- Note which of a hop's open waits are for signals, in {name -> {token -> true}}; all of them leave the list (drop_gone).
+local function note_awaited(hop, tokens, by_name)
   if #tokens == 0 then return end
   local names = {}
   for _, token in ipairs(tokens) do
@@ -107,7 +107,7 @@ local function note_awaited(hop, tokens, by_name, listed)
   local values = redis.call('HMGET', hop_key(hop), unpack(names))
   for i, token in ipairs(tokens) do
     local kind, name, age = values[2 * i - 1], values[2 * i], values[#names]
-    if name and age then listed[#listed + 1] = text_of_wait(name, age, token) end
+    if name and age then gone_waits[#gone_waits + 1] = text_of_wait(name, age, token) end
     if kind == 'signal' and name then
       by_name[name] = by_name[name] or {}
       by_name[name][token] = true
@@ -119,10 +119,9 @@ end
 -- that.
 local function stop_awaiting(workflow, hop, tokens)
   if not block_of(hop) then return unlist_waits(hop, tokens) end
-  local by_name, listed = {}, {}
-  note_awaited(hop, tokens, by_name, listed)
+  local by_name = {}
+  note_awaited(hop, tokens, by_name)
   drop_awaited(workflow, by_name)
-  in_lots('ZREM', index, listed)
 end
 
 
@@ -179,7 +178,7 @@ end
 
 -- Close such hops, whatever they do. Those that are left are noted for sweeps.
 local function close_below(workflow, found)
-  local hops, owned, tokens, dropped, letter_keys, by_name, listed = {}, {}, {}, {}, {}, {}, {}
+  local hops, owned, tokens, dropped, letter_keys, by_name = {}, {}, {}, {}, {}, {}
   for i, record in ipairs(found.records) do
     hops[i] = record.hop
     if record.owner then
@@ -188,7 +187,7 @@ local function close_below(workflow, found)
     end
     local open = tokens_in(record[':open'])
     for _, token in ipairs(open) do tokens[#tokens + 1] = token end
-    note_awaited(record.hop, open, by_name, listed)
+    note_awaited(record.hop, open, by_name)
     if record.letter then
       dropped[#dropped + 1] = record.letter
       letter_keys[#letter_keys + 1] = letter_key(record.letter)
@@ -216,7 +215,6 @@ local function close_below(workflow, found)
     redis.call('ZREM', asleep, unpack(hops))
   end
   in_parts('ZREM', asked, tokens)
-  in_lots('ZREM', index, listed)
   drop_awaited(workflow, by_name)
   if #dropped > 0 then
     redis.call('DEL', unpack(letter_keys))

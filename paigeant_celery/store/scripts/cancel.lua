@@ -39,4 +39,5 @@ redis.call('HSET', wf_key(workflow), 'state', 'cancelled', 'envelope', envelope 
 end_block(workflow, hop, below)
 add_event(workflow, 'type', 'workflow_cancelled', 'hop', hop)
 leave_at(workflow, 'x', expire(workflow, ttl))
+drop_gone()
 return 'cancelled'

@@ -22,7 +22,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'first', 'heard', ':waits', 'quiet', 'lapsed', 'last_claim', 'claimed_before', 'taken_over', 'traces', 'queued_at' }
+  'first', 'heard', ':waits', 'quiet', 'last_claim', 'claimed_before', 'taken_over', 'traces', 'queued_at' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 local repeated = record.token == token and record.owner == owner
 if is_outdated and not repeated then return outdated() end -- what it claimed before is its own
@@ -118,18 +118,23 @@ end
 raise_format()
 local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
 if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
-redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
-  'claimed_at', int(now), 'exhausted', exhausted, 'last_claim', int(now), 'activity', activity)
-if record.state == 'queued' then note_time(activity, 'q', record.queued_at) end
-local taken_over = (record.state == 'running' or record.lapsed == '1') and '1' or ''
+-- One that is queued and still somebody's lapsed. Whatever its owner does with it afterwards takes it from that owner.
+local taken_over = record.owner and '1' or ''
+local written = { 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt, 'claimed_at',
+  int(now), 'exhausted', exhausted, 'last_claim', int(now) }
+local function write(name, value) written[#written + 1], written[#written + 2] = name, value end
+if activity ~= '' then write('activity', activity) end
 if record.last_claim then
-  redis.call('HSET', hop_key(hop), 'claimed_before', record.last_claim, 'taken_over', taken_over, 'lapsed', '')
+  write('claimed_before', record.last_claim)
+  write('taken_over', taken_over)
 end
 if trace ~= '' then
   local traces = earlier()
   traces[#traces + 1] = trace
-  redis.call('HSET', hop_key(hop), 'traces', table.concat(traces, ' ', math.max(3, #traces - MOST_TRACES + 1)))
+  write('traces', table.concat(traces, ' ', math.max(3, #traces - MOST_TRACES + 1)))
 end
+redis.call('HSET', hop_key(hop), unpack(written))
+if record.state == 'queued' then note_time(activity, 'q', record.queued_at) end
 local heard = ''
 if log then
   heard = record.heard

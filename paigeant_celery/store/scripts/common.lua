@@ -18,11 +18,11 @@
 --                                     digests that it had before it was edited); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); queued_at (since when it waits for a claim, or did);
---                                     activity (of its step, since its first claim); waits (how often it was overdue); given_back
+--                                     activity (of its step, since a version with a list has
+--                                     recorded or claimed it); waits (how often it was overdue); given_back
 --                                     (how many workers could not read it); last_claim (when it was made, also after
 --                                     it is over), claimed_before and taken_over (when the one before it was made, and '1' if its
---                                     owner was lost); lapsed ('1' if the owner of the
---                                     latest claim was lost); traces (what names the spans of its latest attempts, with spaces
+--                                     owner was lost); traces (what names the spans of its latest attempts, with spaces
 --                                     between them); counted (what its recorded calls used, as
 --                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept
@@ -132,10 +132,12 @@ local function int(number) return string.format('%.0f', number) end
 local newest = tonumber(redis.pcall('HGET', meta, 'format')) or 0
 local is_outdated = newest > FORMAT
 local function outdated() return redis.error_reply('FORMAT ' .. int(newest)) end
--- Whatever older ones have recorded until then is to be listed, unless nobody has ever recorded anything.
+-- Whatever older ones have recorded until then is to be listed, unless nobody had ever recorded anything before a version
+-- with a list did, or now.
 local function raise_format()
   if newest >= FORMAT then return end
-  local is_new = redis.pcall('HEXISTS', meta, 'format') == 0 and redis.call('EXISTS', due) == 0
+  local format, listed = unpack(redis.call('HMGET', meta, 'format', 'listed'))
+  local is_new = not format and (listed == int(FORMAT) or redis.call('EXISTS', due) == 0)
   redis.call('HSET', meta, 'format', FORMAT)
   redis.call('HDEL', meta, 'listed', 'listing')
   if is_new then redis.call('HSET', meta, 'listed', FORMAT) end
@@ -232,13 +234,15 @@ local function block_of(hop)
   return above, number
 end
 
-local function write_hop(workflow, hop, state, queue, envelope, digest)
+-- The activity of its step, '' if that is unknown, is noted if the hop is one of those that are listed.
+local function write_hop(workflow, hop, state, queue, envelope, digest, activity)
+  local more = activity and activity ~= '' and { 'activity', activity } or {}
   redis.call('HSET', hop_key(hop), 'workflow', workflow, 'state', state, 'queue', queue, 'envelope', envelope,
-    'digest', digest, 'attempt', 0, 'fence', 0)
+    'digest', digest, 'attempt', 0, 'fence', 0, unpack(more))
 end
 
-local function queue_hop(workflow, hop, queue, envelope, digest)
-  write_hop(workflow, hop, 'queued', queue, envelope, digest)
+local function queue_hop(workflow, hop, queue, envelope, digest, activity)
+  write_hop(workflow, hop, 'queued', queue, envelope, digest, activity)
   redis.call('SADD', hops_key(workflow), hop)
   redis.call('HSET', hop_key(hop), 'first', expect(hop, queue, 0))
 end

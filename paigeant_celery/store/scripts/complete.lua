@@ -71,12 +71,12 @@ if not above then
 end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
-if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
+if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest, next_activity) end
 close_hop(hop, owner, 'done', open)
 if above then redis.call('UNLINK', journal_key(hop)) end -- nobody reads it any more, and there are as many as branches
 stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
-note_time(activity, 'r', claimed_at)
+note_time(activity, 'r', claimed_at, #gone_waits > 0)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1
 if above then
@@ -98,4 +98,5 @@ else
   add_event(workflow, 'type', 'workflow_completed', 'hop', hop)
   leave_at(workflow, 'c', expire(workflow, ttl))
 end
+drop_gone()
 return sends

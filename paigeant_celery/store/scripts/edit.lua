@@ -48,6 +48,7 @@ if restarts == '1' then
 end
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
 if activity ~= '' and not block_of(hop) then relist(workflow, activity, step) end
+drop_gone()
 if by == '' then
   add_event(workflow, 'type', 'edited', 'hop', hop)
 else

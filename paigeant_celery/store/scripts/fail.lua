@@ -31,14 +31,17 @@ local envelope = redis.call('HGET', hop_key(hop), 'envelope') or ''
 close_hop(hop, owner, 'failed', open)
 stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
-note_time(activity, 'r', claimed_at)
+note_time(activity, 'r', claimed_at, #gone_waits > 0)
 if arrival then
   redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
   add_failure(workflow, 'failed', hop, step, error_class, where)
-  return arrive(workflow, hop, arrival, end_)
+  local sends = arrive(workflow, hop, arrival, end_)
+  drop_gone()
+  return sends
 end
 redis.call('HSET', wf_key(workflow), 'state', 'failed', 'failure', failure, 'envelope', envelope, 'updated_at', int(now))
 add_failure(workflow, 'failed', hop, step, error_class, where)
 add_failure(workflow, 'workflow_failed', hop, step, error_class, where)
 leave_at(workflow, 'f', expire(workflow, ttl))
+drop_gone()
 return 1

@@ -8,7 +8,8 @@
 -- Answer: {{workflow, state (a letter), activity, step, created_at, updated_at, failure, queue, attempt, owner, since when it
 --         runs, since when the lease of its owner is over ('' if it is not), when it is tried again, how many messages are
 --         before it, when its queue was served last, the error of its last attempt, envelope (if nothing is known of its
---         step), the names of its open waits, the queues on which branches wait for a worker}, ...}, behind what it goes on (age and workflow, or workflow; '' at the
+--         step, or only of an earlier one), the names of its open waits, the queues on which branches wait for a
+--         worker}, ...}, behind what it goes on (age and workflow, or workflow; '' at the
 --         end), {those whose records cannot be read}}
 
 local _, most, how = unpack(ARGV, 1, 3)
@@ -27,9 +28,9 @@ end
 
 local function text_or_empty(value) return value or '' end
 
--- The envelope of a hop, unless this answer is large already: whoever reads the next one gets it then.
-local function envelope_of(hop)
-  local envelope = bytes < MOST_BYTES and redis.pcall('HMGET', hop_key(hop), 'envelope')[1] or ''
+-- The envelope of a workflow, unless this answer is large already: whoever reads the next one gets it then.
+local function small_envelope_of(workflow, hop)
+  local envelope = bytes < MOST_BYTES and envelope_of(workflow, hop) or ''
   bytes = bytes + #envelope
   return envelope
 end
@@ -96,8 +97,8 @@ local function read(workflow)
     return nil
   end
   local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'attempt', 'failure', 'given_back', 'owner', 'claimed_at',
-    'sent', ':open', 'block:written', 'block:opened')
-  local hop_state, queue, attempt, failure, given_back, owner, since, sent, open, written, opened = unpack(found)
+    'sent', ':open', 'block:written', 'block:opened', 'activity')
+  local hop_state, queue, attempt, failure, given_back, owner, since, sent, open, written, opened, known = unpack(found)
   local letter = letter_of(state, hop_state, given_back)
   local age = age_of(created_at)
   if not (letter and age) then
@@ -105,7 +106,9 @@ local function read(workflow)
     return nil, listed
   end
   if not listed or listed.state ~= letter or listed.age ~= age then
-    listed = listing_in(list(workflow, letter, nil, nil, created_at))
+    listed = listing_in(list_all({
+      { workflow = workflow, state = letter, created_at = created_at, is_unsure = not is_known(known) },
+    })[1])
     if not listed then return nil end
     leave_with(listed.text)
   end
@@ -126,7 +129,9 @@ local function read(workflow)
   end
   local leased = letter == 'r' and owner and number_at(lease_until, 'ZSCORE', owners, owner)
   local at = queue and number_at(served_at, 'ZSCORE', served_key, queue)
-  local envelope = listed.activity == '' and envelope_of(hop)
+  -- An older version may have recorded its hop, or an earlier one, and whoever reads the envelope knows its step.
+  local is_unsure = listed.activity == '' or not (is_known(known) or OF_ENDED[letter])
+  local envelope = is_unsure and small_envelope_of(workflow, hop)
   return { workflow, letter, listed.activity, listed.step, created_at, updated_at, text_or_empty(told), text_or_empty(queue),
     text_or_empty(attempt), text_or_empty(letter == 'r' and owner), text_or_empty(letter == 'r' and since),
     leased and leased <= now and int(leased) or '', type(retry_at) == 'string' and int(retry_at + AHEAD) or '', before, at and int(at) or '',
@@ -155,6 +160,19 @@ local function is_of(text, listed)
   return false
 end
 
+-- Whether one of the texts of a listing is in the parts of the index that are asked for.
+local function is_asked_for(listed)
+  local texts = {}
+  if listed then add_texts(texts, listed) end
+  for i = 4, #ARGV, 2 do
+    local from, to = ARGV[i]:sub(2), ARGV[i + 1]:sub(2)
+    for _, text in ipairs(texts) do
+      if text < to and (text > from or (text == from and ARGV[i]:sub(1, 1) == '[')) then return true end
+    end
+  end
+  return false
+end
+
 local function merged()
   local found, is_cut = {}, false
   for i = 4, #ARGV, 2 do
@@ -170,11 +188,8 @@ local function merged()
     if i > most then return entries, last end
     last = each.place
     local entry, listed = read(each.workflow)
-    if is_of(each.text, listed) then
-      entries[#entries + 1] = entry
-    else
-      redis.pcall('ZREM', index, each.text) -- it stands elsewhere
-    end
+    if not is_of(each.text, listed) then redis.pcall('ZREM', index, each.text) end -- it stands elsewhere
+    if is_asked_for(listed) then entries[#entries + 1] = entry end
   end
   return entries, ''
 end

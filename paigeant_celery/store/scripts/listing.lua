@@ -53,8 +53,18 @@ local function in_lots(command, key, texts)
   end
 end
 
+-- Texts of waits that are open no longer. They go with the next listing of a workflow, or at the end of the script.
+local gone_waits = {}
+
+local function drop_gone()
+  if #gone_waits == 0 then return end
+  in_lots('ZREM', index, gone_waits)
+  gone_waits = {}
+end
+
 -- List workflows as they are now, in place of what they were: what is left out stays. Each is {workflow, state, activity,
--- step, created_at}; the time of one that is new is looked up. Returns the texts as what they are listed.
+-- step, created_at}; the time of one that is new is looked up. If an older version may have changed what its step is
+-- (is_unsure), nothing is said of that. Returns the texts as what they are listed.
 local function list_all(changes)
   local gone, come, listed = {}, {}, {}
   for _, change in ipairs(changes) do
@@ -63,14 +73,17 @@ local function list_all(changes)
     if not before and not created_at then created_at = redis.pcall('HGET', wf_key(change.workflow), 'created_at') end
     local age = age_of(created_at) or (before and before.age)
     if age then
+      local kept = before and not (change.is_unsure and before.state ~= change.state) and before or {}
       local new = { workflow = change.workflow, state = change.state, age = age,
-        activity = change.activity or before and before.activity or '', step = change.step or before and before.step or '' }
+        activity = change.activity or kept.activity or '', step = change.step or kept.step or '' }
       new.text = 'i' .. new.workflow .. ' ' .. new.state .. new.age .. ':' .. new.activity .. ':' .. new.step
       if not before or before.text ~= new.text then
         if before then
           add_texts(gone, before)
           -- It has expired, and another one has its id.
           if OF_ENDED[before.state] then redis.pcall('ZREM', ended, before.text) end
+          for _, text in ipairs(gone_waits) do gone[#gone + 1] = text end
+          gone_waits = {}
         end
         local texts = {}
         add_texts(texts, new)
@@ -106,12 +119,37 @@ local function letter_of(state, hop_state, given_back)
   return OF_WORKFLOW[state] or (state == 'running' and OF_HOP[hop_state]) or nil
 end
 
--- List a workflow as its record says.
+-- Whether that is the activity of a hop which a version with a list has recorded or claimed.
+local function is_known(activity) return activity and activity ~= '' end
+
+-- List a workflow as its record says. What is listed of the step of a hop that no version with a list has recorded or
+-- claimed may be about an earlier one. Returns as what it is listed, its current hop, and whether its step is unsure.
 local function relist(workflow, activity, step)
   local state, hop, created_at = unpack(redis.pcall('HMGET', wf_key(workflow), 'state', 'hop', 'created_at'))
   if not (state and hop and created_at) then return end
-  local letter = letter_of(state, unpack(redis.pcall('HMGET', hop_key(hop), 'state', 'given_back')))
-  return letter and list(workflow, letter, activity, step, created_at)
+  local hop_state, given_back, known = unpack(redis.pcall('HMGET', hop_key(hop), 'state', 'given_back', 'activity'))
+  local letter = letter_of(state, hop_state, given_back)
+  if not letter then return end
+  local change = { workflow = workflow, state = letter, activity = activity, step = step, created_at = created_at,
+    is_unsure = not is_known(known) }
+  return list_all({ change })[1], hop, not activity and change.is_unsure and not OF_ENDED[letter]
+end
+
+-- The envelope that says what the step of a workflow is: that of its current hop, or the last one at its end.
+local function envelope_of(workflow, hop)
+  return redis.pcall('HMGET', hop_key(hop), 'envelope')[1] or redis.pcall('HMGET', wf_key(workflow), 'envelope')[1] or ''
+end
+
+-- The workflow and the envelope of a listing that says nothing of a step, or may say it of an earlier one, behind others.
+-- Returns the bytes.
+local function add_unsure(found, text, hop, is_unsure)
+  local listed = listing_in(text)
+  if not listed or (listed.activity ~= '' and not is_unsure) then return 0 end
+  local envelope = envelope_of(listed.workflow, hop)
+  if envelope == '' then return 0 end
+  found[#found + 1] = listed.workflow
+  found[#found + 1] = envelope
+  return #envelope
 end
 
 -- Have a workflow that has ended leave the list when its record expires.
@@ -177,45 +215,19 @@ local function add_waits(texts, hop, tokens)
   end
 end
 
-local function unlist_waits(hop, tokens)
-  local texts = {}
-  add_waits(texts, hop, tokens)
-  in_lots('ZREM', index, texts)
-end
-
--- Look at some of what is listed, after what was looked at last: an older version may have changed a record, or the server
--- may have lost it. So whatever is wrong is put right, even if nobody reads the list.
-local function look_over(most)
-  local after = redis.pcall('HGET', meta, 'looked_over')
-  local from = type(after) == 'string' and after ~= '' and '(' .. after or '[i'
-  local texts = redis.pcall('ZRANGEBYLEX', index, from, '(o', 'LIMIT', 0, most) -- those by id, and of waits
-  if #texts == 0 and from == '[i' then return end
-  -- First of all: if one of them stops this pass, the next one looks at others.
-  redis.pcall('HSET', meta, 'looked_over', #texts == most and texts[#texts] or '')
-  for _, text in ipairs(texts) do
-    local listed = listing_in(text)
-    local behind = text:match('^n[^%z]*%z(.*)$')
-    local token = behind and behind:sub(AGE + 1)
-    if listed and redis.call('EXISTS', wf_key(listed.workflow)) == 0 then
-      unlist(listed)
-    elseif listed then
-      leave_with(relist(listed.workflow) or nil)
-    elseif token then
-      local is_open = redis.pcall('HGET', hop_key(token:match('^[^~]*')), ':state:' .. token)
-      if is_open ~= 'open' then redis.pcall('ZREM', index, text) end
-    end
-  end
-end
+-- Have some waits leave the list (drop_gone).
+local function unlist_waits(hop, tokens) add_waits(gone_waits, hop, tokens) end
 
 -- Times, in buckets: the first one is up to 10 ms, each next one up to twice as much. They are kept by day, as
--- activity:q(ueued)|r(un):bucket.
-local function note_time(activity, what, since)
+-- activity:q(ueued)|r(un):bucket. A script that has much else to list may leave it to others that the day is given its end:
+-- each claim does it that is the first one of its bucket.
+local function note_time(activity, what, since, is_busy)
   local passed = tonumber(since or nil)
   if not activity or activity == '' or not passed then return end
   local bucket, most = 0, 10
   while bucket < MOST_BUCKETS and now - passed > most do bucket, most = bucket + 1, most * 2 end
   local key = prefix .. ':times:' .. int(math.floor(now / DAY))
-  if redis.pcall('HINCRBY', key, activity .. ':' .. what .. ':' .. bucket, 1) == 1 then
+  if redis.pcall('HINCRBY', key, activity .. ':' .. what .. ':' .. bucket, 1) == 1 and not is_busy then
     redis.pcall('PEXPIRE', key, int(DAY * (DAYS_KEPT + 1)))
   end
 end

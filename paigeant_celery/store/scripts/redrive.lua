@@ -58,4 +58,5 @@ if discard == '1' then
 else
   add_event(workflow, 'type', 'redriven', 'hop', hop)
 end
+drop_gone()
 return 'redriven'

@@ -18,7 +18,7 @@ for i = 5, #ARGV, 2 do
 end
 
 local LEASED = { running = true, queued = true }
-local lost, cancelled, unknown, settled = {}, {}, {}, {}
+local lost, cancelled, unknown, settled, revived = {}, {}, {}, {}, {}
 for i = 5, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
@@ -34,10 +34,10 @@ for i = 5, #ARGV, 2 do
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
   else
     if record[3] == 'queued' then
-      redis.call('HSET', hop_key(hop), 'state', 'running', 'lapsed', '')
+      redis.call('HSET', hop_key(hop), 'state', 'running')
       redis.call('ZREM', due, hop)
       give_to(owner, hop, lease)
-      list_hop(record[5], hop, 'r')
+      if not block_of(hop) then revived[#revived + 1] = { workflow = record[5], state = 'r' } end
     end
     if (tonumber(record[4] or 0) or 0) > 0 then
       settled[#settled + 1] = hop
@@ -45,6 +45,7 @@ for i = 5, #ARGV, 2 do
     end
   end
 end
+list_all(revived)
 
 -- An owner that names no hops keeps no lease alive. If the store still lists some, nobody runs them.
 if redis.call('EXISTS', owner_key(owner)) == 0 then

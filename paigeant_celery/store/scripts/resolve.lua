@@ -47,6 +47,7 @@ if wrong then return wrong end
 if has_passed(of_wait('until')) then
   local woken = wake(workflow, hop)
   give_up_passed(hop, workflow, { token })
+  drop_gone()
   return { 'late', fields_of(hop, token), woken }
 end
 local calls, is_whole = {}, true
@@ -58,6 +59,7 @@ local is_settled = given == open_parts
 local woken = is_settled and wake(workflow, hop) or {}
 for i = 5, #ARGV, 2 do note_answer(hop, token, places[ARGV[i]], call, by, int(now), ARGV[i + 1]) end
 if is_settled then end_waits(workflow, hop, { token }, 'settled') end
+drop_gone()
 if is_whole then
   add_event(workflow, 'type', 'answered', 'hop', hop, 'wait', of_wait('name'), 'by', by)
 else

@@ -74,6 +74,7 @@ for first, each in ipairs(passed) do
 end
 if wait then wake_too(wait.hop) end
 for _, each in ipairs(passed) do give_up_passed(each.hop, workflow, { each.token }) end
+if not wait then drop_gone() end
 if is_full then return { 'too_many', {}, woken } end
 if not wait and below ~= '' then return { 'unknown', {}, woken } end
 if not wait then
@@ -83,5 +84,6 @@ if not wait then
 end
 note_answer(wait.hop, wait.token, 1, call, by, int(now), text)
 end_waits(workflow, wait.hop, { wait.token }, 'settled')
+drop_gone()
 add_event(workflow, 'type', 'answered', 'hop', wait.hop, 'wait', name, 'by', by)
 return { 'settled', fields_of(wait.hop, wait.token), woken }

@@ -45,6 +45,9 @@ for i = first_copied, first_blob - 1 do
 end
 if total > MAX_COPIED then return 'too_large' end
 
+-- Before the first worker of a new store begins, what this version records is all that there is, and it is listed.
+local is_new_store = newest == 0 and redis.pcall('HEXISTS', meta, 'format') == 0 and redis.call('EXISTS', due) == 0
+
 -- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
 if not recorded then
@@ -73,10 +76,11 @@ if origin ~= '' then redis.call('HSET', wf_key(workflow), 'origin', origin .. ' 
 if owner then take_from(owner, hop) end
 redis.call('DEL', hop_key(hop))
 await_deadline(workflow, deadline)
-queue_hop(workflow, hop, queue, envelope, digest)
+queue_hop(workflow, hop, queue, envelope, digest, activity)
 -- Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
 if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun, 'fence', int(now)) end
 list(workflow, 'q', activity, step, not recorded and now or nil)
+if is_new_store then redis.pcall('HSET', meta, 'listed', FORMAT) end
 add_event(workflow, 'type', sent_at and 'adopted' or 'started', 'hop', hop, 'queue', queue)
 if origin ~= '' then add_event(workflow, 'type', 'forked', 'hop', hop, 'step', at_step, 'from', origin) end
 return 'started'

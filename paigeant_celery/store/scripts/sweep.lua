@@ -6,8 +6,8 @@
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
 --         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, 1 (there
 --         is more than fits into one pass, so that another one should follow, which may be at once) or 0, {those to send
---         again because a time is over}, 1 (workflows of older versions are still to be listed) or 0, or the error FORMAT if
---         a newer worker has begun
+--         again because a time is over}, 1 (this call made the pass, so that LOOK_OVER should follow) or 0, or the error
+--         FORMAT if a newer worker has begun
 
 local _, host, lease, dead_count, served_count = unpack(ARGV, 1, 5)
 local first_served = 6 + dead_count
@@ -20,7 +20,7 @@ if wrong then return wrong end
 if is_outdated then return outdated() end
 raise_format()
 
--- Note which queues somebody serves; those that nobody has served for long are forgotten.
+-- Note which queues somebody serves.
 local served = {}
 for i = first_served, first_looked_at - 1 do
   served[#served + 1] = int(now)
@@ -75,7 +75,6 @@ local function send_again(hop, record, waits, why)
     corrupted[#corrupted + 1] = sent_key
   end
   is_counted[record.queue] = true
-  if why == 'owner_gone' or why == 'lease_over' then redis.call('HSET', hop_key(hop), 'lapsed', '1') end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   if not block_of(hop) then changes[#changes + 1] = { workflow = record.workflow, state = 'q' } end
   expect(hop, record.queue, waits)
@@ -234,14 +233,13 @@ end
 
 for i = 6, first_served - 1 do lapse(ARGV[i], 'owner_gone') end
 
-local swept_at, cut, all_listed = unpack(redis.call('HMGET', meta, 'swept_at', 'cut', 'listed'))
+local swept_at, cut = unpack(redis.call('HMGET', meta, 'swept_at', 'cut'))
 local looking = #ARGV >= first_looked_at
-local is_cut, is_incomplete = false, false
+local is_cut, makes_pass = false, false
 if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
   if swept_at and now - swept_at > long_unswept(lease) then redis.call('HSET', meta, 'held_until', int(now + lease)) end
   redis.call('HSET', meta, 'swept_at', int(now))
-  is_incomplete = all_listed ~= int(FORMAT)
-  redis.pcall('ZREMRANGEBYSCORE', served_key, '-inf', int(now - DAY * DAYS_SERVED))
+  makes_pass = true
   if not held(lease) then
     for _, owner in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
       lapse(owner, 'lease_over')
@@ -265,10 +263,9 @@ if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
     look_at_deadline(workflow)
   end
   is_cut = end_more() or is_cut or is_full()
-  look_over(LOOKED_OVER)
-  is_cut = drop_expired(EXPIRED_LISTED) == EXPIRED_LISTED or is_cut
   if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end
 list_all(changes)
+drop_gone()
 return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken,
-  is_incomplete and 1 or 0 }
+  makes_pass and 1 or 0 }

@@ -16,5 +16,6 @@ if state == 'open' and has_passed(passes_at) then
   if wrong then return wrong end
   wake(workflow, hop)
   give_up_passed(hop, workflow, { token })
+  drop_gone()
 end
 return fields_of(hop, token)

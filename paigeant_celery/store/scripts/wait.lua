@@ -50,4 +50,5 @@ if early then
 elseif kind == 'signal' and block_of(hop) then
   await_signal(workflow, name, token)
 end
+drop_gone()
 return fields_of(hop, token)

@@ -304,4 +304,9 @@ class RedisBench:
 
 def everything(on_redis: RedisBench) -> dict[str, object]:
     client: Any = on_redis.client
-    return {key: client.execute_command("DUMP", key, NEVER_DECODE=True) for key in client.scan_iter(on_redis.key("*"))}
+    how = {"hash": "HGETALL", "set": "SMEMBERS"}  # in no order, which may change while nothing is written
+
+    def read(key: str) -> object:
+        return client.execute_command(how.get(client.type(key), "DUMP"), key, NEVER_DECODE=True)
+
+    return {key: read(key) for key in client.scan_iter(on_redis.key("*"))}

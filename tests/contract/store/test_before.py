@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.port import Before, Claim, Claimed
+from paigeant_celery.store.port import Claim, Claimed, Closing, EarlierClaims, Standing, Store
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import FAILURE, claim, closing, new
 
@@ -27,7 +29,7 @@ def test_a_first_claim_is_told_that_nothing_was_before(bench: Bench) -> None:
     """Its span is linked to none."""
     bench.store.start(new())
 
-    assert claimed(bench, traced(1)).before == Before()
+    assert claimed(bench, traced(1)).before == EarlierClaims()
 
 
 def test_a_claim_is_told_the_spans_of_earlier_attempts_and_when_the_last_began(bench: Bench) -> None:
@@ -40,8 +42,8 @@ def test_a_claim_is_told_the_spans_of_earlier_attempts_and_when_the_last_began(b
 
     third = claimed(bench, traced(3))
 
-    assert second.before == Before(claimed_at=first.now, traces=("span-1",))
-    assert third.before == Before(claimed_at=second.now, traces=("span-1",))
+    assert second.before == EarlierClaims(claimed_at=first.now, traces=("span-1",))
+    assert third.before == EarlierClaims(claimed_at=second.now, traces=("span-1",))
 
 
 def test_a_repeated_claim_gets_the_same_answer(bench: Bench) -> None:
@@ -89,6 +91,32 @@ def test_an_owner_that_comes_back_in_time_was_not_lost(bench: Bench) -> None:
     bench.store.sweep(host="here")
 
     assert not claimed(bench, traced(2)).before.taken_over
+
+
+LEAVES: Mapping[str, Callable[[Store, Closing], object]] = {
+    "release": lambda store, close: store.release(close),
+    "retry_at": lambda store, close: store.retry_at(close, FAILURE, delay=0),
+    "give_back": lambda store, close: store.give_back(close, FAILURE),
+    "suspend": lambda store, close: store.suspend(close, Standing(wake_at=EPOCH)),
+    "park": lambda store, close: store.park(close, FAILURE),
+}
+
+
+@pytest.mark.parametrize("how", LEAVES)
+def test_an_owner_that_lapsed_and_still_closed_its_hop_was_not_lost(bench: Bench, how: str) -> None:
+    """Nobody had taken the hop, so its attempt counts, and the next claim takes nothing over."""
+    bench.store.start(new())
+    first = claimed(bench, traced(1))
+    bench.store.sweep(host="here", dead=["ann"])
+
+    assert LEAVES[how](bench.store, closing(first))
+
+    bench.store.redrive("w")
+    bench.overdue("w.0")
+    bench.next_second()
+    bench.store.sweep(host="here", queues={"q-w.0": False})
+    again = claimed(bench, replace(traced(2), owner="bob")).before
+    assert (again.claimed_at, again.taken_over) == (first.now, False)
 
 
 def test_a_redriven_hop_is_told_of_the_attempts_before_it_was_parked(bench: Bench) -> None:

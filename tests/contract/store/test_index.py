@@ -52,13 +52,20 @@ OLDER = LIMITS.format - 1
 ENVELOPE = '{"slip": {"itinerary": [%s]}, "more": "%s"}'
 
 
+def step_of(name: str) -> str:
+    return ActivitySpec(agent_name=name, prompt="Write.", step_id=name).model_dump_json()
+
+
 def start_older(on_redis: RedisBench, *names: str, size: int = 0) -> None:
     """Record workflows as a version without a list does."""
-    step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
+    listed = meta(on_redis, "listed")
     for name in names:
-        first = replace(hop(f"{name}.0", envelope=ENVELOPE % (step, "x" * size)), activity="", step_id="")
+        envelope = ENVELOPE % (step_of("draft"), "x" * size)
+        first = replace(hop(f"{name}.0", envelope=envelope), activity="", step_id="")
         on_redis.raw.start(NewWorkflow(correlation_id=name, content="c", hop=first))
     on_redis.client.delete(on_redis.key("index"))
+    if listed is None:
+        on_redis.client.hdel(on_redis.key("meta"), "listed")
 
 
 def all_listed(on_redis: RedisBench) -> list[str]:
@@ -82,6 +89,37 @@ def test_no_keys_are_looked_through_on_a_new_store(on_redis: RedisBench) -> None
     on_redis.raw.raise_format()
 
     assert (meta(on_redis, "listed"), meta(on_redis, "listing")) == (str(LIMITS.format), None)
+
+
+@pytest.mark.parametrize("begin", ["raise_format", "sweep", "claim"])
+def test_no_keys_are_looked_through_where_the_first_dispatch_came_before_the_first_worker(
+    on_redis: RedisBench, begin: str
+) -> None:
+    """A web process often starts first, and its pages are complete from the first one on."""
+    start(on_redis, "w")
+    assert on_redis.raw.list_older()
+
+    if begin == "raise_format":
+        on_redis.raw.raise_format()
+    elif begin == "sweep":
+        on_redis.raw.sweep(host="there")
+    else:
+        on_redis.raw.claim(claim("w.0"))
+
+    assert (meta(on_redis, "listed"), meta(on_redis, "listing")) == (str(LIMITS.format), None)
+    assert on_redis.raw.list_older()
+
+
+def test_what_an_older_program_dispatched_to_a_new_store_is_listed(on_redis: RedisBench) -> None:
+    """It came before the first worker, and before the first program that lists what it dispatches."""
+    start_older(on_redis, "old")
+    on_redis.raw.start(NewWorkflow(correlation_id="w", content="c", hop=hop("w.0")))
+    on_redis.raw.raise_format()
+
+    while not on_redis.raw.list_older():
+        pass
+
+    assert all_listed(on_redis) == ["old", "w"]
 
 
 def test_what_older_workers_record_after_somebody_looked_is_listed_as_well(on_redis: RedisBench) -> None:
@@ -110,8 +148,7 @@ def test_what_an_older_version_recorded_after_a_rollback_is_listed(on_redis: Red
         if how == "asked":
             on_redis.raw.list_older()
         else:
-            on_redis.client.hdel(on_redis.key("meta"), "swept_at")
-            on_redis.raw.sweep(host="there")
+            on_redis.raw.look_over()
 
     assert all_listed(on_redis) == ["w"]
     assert meta(on_redis, "listed") == str(LIMITS.format)
@@ -131,6 +168,55 @@ def test_what_an_older_program_dispatches_is_listed_when_it_is_overdue(on_redis:
     assert all_listed(on_redis) == ["w"]
 
 
+def complete_as_older(on_redis: RedisBench, state: str) -> None:
+    """Have a worker without a list complete the first step of `w` and record `write`, the next one."""
+    fields = {"workflow": "w", "state": state, "queue": "q", "envelope": ENVELOPE % (step_of("write"), "")}
+    on_redis.client.hset(on_redis.key("hop", "w.1"), mapping={**fields, "attempt": "0", "fence": "0", "digest": "d"})
+    on_redis.client.hset(on_redis.key("hop", "w.0"), "state", "done")
+    on_redis.client.hset(on_redis.key("wf", "w"), "hop", "w.1")
+
+
+@pytest.mark.parametrize("how", ["read", "looked over", "alone"])
+@pytest.mark.parametrize("listed_as", ["queued", "running"])
+@pytest.mark.parametrize("state", ["queued", "running", "waiting", "parked"])
+def test_a_step_to_which_an_older_worker_has_gone_on_is_listed_as_what_it_is(
+    on_redis: RedisBench, how: str, listed_as: str, state: str
+) -> None:
+    """It claimed the step before it while it could, and knows nothing of the list. No page shows the earlier step."""
+    on_redis.raw.raise_format()
+    start(on_redis, "w")
+    if listed_as == "running":
+        on_redis.raw.claim(replace(claim("w.0"), activity="draft", step="draft"))
+    complete_as_older(on_redis, state)
+
+    if how == "looked over":
+        on_redis.raw.look_over()
+    elif how == "alone":
+        found = on_redis.raw.standing("w")
+        assert found is not None
+        assert (found.activity, found.step_id) == ("write", "write")
+    else:
+        (found,) = on_redis.raw.listed(WorkflowQuery()).items
+        assert (found.activity, found.step_id) == ("write", "write")
+
+    assert ids(on_redis.raw.listed(WorkflowQuery(activity="draft"))) == []
+    assert ids(on_redis.raw.listed(WorkflowQuery(activity="write"))) == ["w"]
+    assert set(on_redis.raw.counted()) == {"write"}
+
+
+def test_a_workflow_that_is_listed_rightly_is_not_read_again(
+    on_redis: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Envelopes are large, and a page is read with one question."""
+    start(on_redis, "w")
+    on_redis.raw.retry_at(closing(on_redis.raw.claim(claim("w.0")), "w.0"), FAILURE, delay=60)
+    monkeypatch.setattr("paigeant_celery.store.redis_queries.step_in", lambda envelope: pytest.fail("an envelope came"))
+    on_redis.client.hset(on_redis.key("hop", "w.0"), "state", "queued")  # as an older version may change it
+
+    assert ids(on_redis.raw.listed(WorkflowQuery(activity="draft", states=frozenset(["retrying"])))) == []
+    assert ids(on_redis.raw.listed(WorkflowQuery(activity="draft", states=frozenset(["queued"])))) == ["w"]
+
+
 def test_older_ones_are_listed_bit_by_bit_by_whoever_comes(on_redis: RedisBench) -> None:
     """No request waits until all keys of a large database were looked through, and none begins it again."""
     on_redis.client.hset(on_redis.key("meta"), "format", OLDER)
@@ -148,8 +234,7 @@ def test_older_ones_are_listed_bit_by_bit_by_whoever_comes(on_redis: RedisBench)
         if len(sizes) % 2:
             on_redis.raw.list_older()
         else:
-            on_redis.client.hdel(on_redis.key("meta"), "swept_at")
-            on_redis.raw.sweep(host="there")
+            on_redis.raw.look_over()
         sizes.append(on_redis.client.zcount(on_redis.key("index"), 0, 0) // 3)
 
     assert sizes[-1] == len(names)

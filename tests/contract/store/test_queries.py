@@ -12,9 +12,10 @@ from paigeant_celery.core.errors import InvalidInput, StoreCorrupt
 from paigeant_celery.core.queries import WorkflowQuery
 from paigeant_celery.core.steps import ActivitySpec
 from paigeant_celery.core.waits import make_token
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import Claimed, NewWait, NewWorkflow, Standing
 from paigeant_celery.store.query_port import ListedPage, ListedWorkflow
-from tests.contract.store.bench import Bench, RedisBench
+from tests.contract.store.bench import Bench, MemoryBench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new
 
 
@@ -181,23 +182,22 @@ def test_a_list_says_who_runs_a_step_and_what_stands_before_another(bench: Bench
 def test_a_list_says_that_the_lease_of_a_running_step_is_over(bench: Bench, how: str) -> None:
     """A dead worker does not look like one that runs the step, also while nobody is there to take it over."""
     start(bench, "w")
-    bench.brief.claim(claim("w.0"))
+    bench.store.claim(claim("w.0"))
 
     def read() -> ListedWorkflow | None:
         query = WorkflowQuery(prefix="w" if how == "by id" else None)
         return bench.store.standing("w") if how == "alone" else bench.store.listed(query).items[0]
 
     living = read()
-    bench.lapse()
+    bench.leave("ann", -1)
     lost = read()
 
     assert living is not None
     assert lost is not None
     assert (living.state, living.lapsed_at) == ("running", None)
     assert lost.lapsed_at is not None
-    assert living.running_since is not None
     assert lost == replace(living, lapsed_at=lost.lapsed_at)
-    assert living.running_since < lost.lapsed_at <= bench.store.serving().now
+    assert lost.lapsed_at <= bench.store.serving().now
     bench.lapse_swept()
     bench.store.sweep(host="there")
     queued = read()
@@ -230,6 +230,24 @@ def test_times_are_counted_by_activity(bench: Bench) -> None:
     assert (sum(times.queued.values()), sum(times.run.values())) == (2, 2)
 
 
+def test_the_store_in_memory_forgets_times_and_queues_of_long_ago() -> None:
+    """A program that runs for months holds those of the last days, as Redis does."""
+    bench = MemoryBench()
+    start(bench, "w")
+    bench.store.claim(replace(claim("w.0"), activity="draft", step="draft"))
+    bench.store.sweep(host="there", served=["old"])
+
+    def left() -> tuple[int, set[str]]:
+        bench.store.look_over()
+        return len(bench.raw._records.times), set(bench.store.serving().queues)
+
+    bench.now += timedelta(days=LIMITS.days_kept)
+    assert left() == (1, {"old"})
+    bench.now += timedelta(days=LIMITS.days_served - LIMITS.days_kept)
+    bench.store.sweep(host="there", served=["new"])
+    assert left() == (0, {"new"})
+
+
 def test_an_expired_workflow_is_listed_no_longer(bench: Bench) -> None:
     """Nobody clicks on what is gone, and the index does not grow for ever."""
     start(bench, "w", "v")
@@ -251,7 +269,7 @@ def test_what_expired_leaves_the_index_with_a_sweep(on_redis: RedisBench) -> Non
     on_redis.short_lived.cancel("w")
     on_redis.expire()
 
-    on_redis.store.sweep(host="there")
+    on_redis.store.look_over()
 
     assert index(on_redis) == []
     assert not on_redis.client.exists(on_redis.key("ended"))
@@ -262,7 +280,7 @@ def test_workflows_of_older_versions_are_added_once(on_redis: RedisBench) -> Non
     step = ActivitySpec(agent_name="draft", prompt="Write.", step_id="draft").model_dump_json()
     envelope = f'{{"slip": {{"itinerary": [{step}]}}}}'
     on_redis.raw.start(NewWorkflow(correlation_id="old", content="c", hop=hop("old.0", envelope=envelope)))
-    on_redis.client.delete(on_redis.key("index"))
+    on_redis.client.delete(on_redis.key("index"), on_redis.key("meta"))
 
     while not on_redis.raw.list_older():
         pass
@@ -283,7 +301,7 @@ def test_what_an_older_version_ended_is_put_right(on_redis: RedisBench, how: str
     if how == "read":
         assert ids(on_redis.raw.listed(WorkflowQuery(states=frozenset(["queued"])))) == []
     else:
-        on_redis.raw.sweep(host="there")
+        on_redis.raw.look_over()
 
     assert ids(on_redis.raw.listed(WorkflowQuery(states=frozenset(["cancelled"])))) == ["w"]
     assert on_redis.client.zcard(on_redis.key("ended")) == 1

@@ -124,13 +124,13 @@ MUTANTS = {
         noticed="listing",
     ),
     "what a sweep sends again seems to run": Mutant(
-        old="list_all(changes)\nreturn",
-        new="return",
+        old="list_all(changes)\ndrop_gone()",
+        new="drop_gone()",
         calls=die_between_passes,
         noticed="listing",
     ),
     "a revived hop seems to be queued": Mutant(
-        old="list_hop(record[5], hop, 'r')\n",
+        old="list_all(revived)\n",
         calls=lambda machine: machine.lease_ends(which=0, then="come back"),
         noticed="listing",
     ),
@@ -198,8 +198,8 @@ MUTANTS = {
         noticed="list",
     ),
     "what an older version recorded is listed without its step": Mutant(
-        old="if listed and listed.activity == '' then",
-        new="if false then",
+        old="if not listed or (listed.activity ~= '' and not is_unsure) then return 0 end",
+        new="if true then return 0 end",
         calls=lose_the_list,
         noticed="record",
     ),

@@ -1632,6 +1632,7 @@ class Machine:
         queues = None if empty is None else {QUEUE: empty}
         before = self.last
         found = self.pair.ask(lambda store: store.sweep(host=host, dead=dead, queues=queues))
+        self.pair.look(lambda store: store.look_over())
         again = [each.hop_id for each in found.overdue]
         assert found.overdue == tuple(map(self.recorded_in(before), again)), f"answer: {found.overdue}"
         self.seen["lapsed"] += sum(before.hops[hop_id].state == "running" for hop_id in again)
@@ -2298,8 +2299,8 @@ MUTANTS = {
         noticed="record",
     ),
     "a loser still writes": Mutant(
-        old="end_block(workflow, hop, below)\nnote_time(activity, 'r', claimed_at)\nfor _, note",
-        new="note_time(activity, 'r', claimed_at)\nfor _, note",
+        old="end_block(workflow, hop, below)\nnote_time(activity, 'r', claimed_at, #gone_waits > 0)\nfor _, note",
+        new="note_time(activity, 'r', claimed_at, #gone_waits > 0)\nfor _, note",
         calls=end_a_block_below_which_one_runs,
         noticed="record",
         also=(("if is_cut or wrong then return nil, wrong or 0 end", ""),),
@@ -2392,7 +2393,7 @@ MUTANTS = {
         noticed="answer",
     ),
     "completion in two scripts": Mutant(
-        old="if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end",
+        old="if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest, next_activity) end",
         calls=lambda machine: machine.complete(back=0),
         noticed="listing",
     ),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.queries import checked_query
+from paigeant_celery.core.queries import BOUNDS, checked_query
+from paigeant_celery.store.limits import LIMITS
 
 NOTHING: dict[str, Any] = {
     "state": None, "activity": None, "waits_for": None, "since": None, "before": None, "prefix": None, "after": None,
@@ -34,3 +35,8 @@ def test_what_no_wait_is_called_is_refused_by_name(name: object, reason: str) ->
 def test_any_other_name_may_be_asked_for(name: str) -> None:
     """Waits of agents are called whatever their authors like."""
     assert checked_query(**{**NOTHING, "waits_for": name}).waits_for == name
+
+
+def test_the_stores_count_times_in_as_many_buckets_as_are_shown() -> None:
+    """The scripts know their number alone, and whoever reads them the ends."""
+    assert LIMITS.most_buckets == len(BOUNDS)

@@ -165,6 +165,38 @@ def test_a_hop_that_cannot_be_published_is_published_later(line: Line, caplog: p
     assert [getattr(record, "action", None) for record in caplog.records].count("resend_failed") == 1
 
 
+def test_a_list_that_cannot_be_looked_over_holds_no_hop_up(
+    line: Line, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once, and whatever the store returned is sent before."""
+    sent_before: list[int] = []
+
+    def look_over() -> None:
+        sent_before.append(len(line.published))
+        raise ValueError("a secret of a record")
+
+    monkeypatch.setattr(line.store, "look_over", look_over)
+    for seconds in (5, 10):
+        line.now += timedelta(seconds=seconds)
+        line.sweeper.sweep()
+
+    assert sent_before == [1, 2]
+    said = [each for each in caplog.records if getattr(each, "action", "") == "look_over_failed"]
+    assert len(said) == 1
+    assert "secret" not in said[0].getMessage()
+
+
+def test_a_pass_that_another_process_has_made_looks_nothing_over(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list is looked over once a second, however many workers there are."""
+    calls: list[str] = []
+    monkeypatch.setattr(line.store, "look_over", lambda: calls.append("looked"))
+
+    line.sweeper.sweep()
+    line.sweeper.sweep()
+
+    assert calls == ["looked"]
+
+
 def test_a_queue_that_cannot_be_looked_at_is_taken_for_full(line: Line) -> None:
     """Publishing blindly while the broker is away would only make copies."""
     line.length = None

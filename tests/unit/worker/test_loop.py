@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from functools import partial
 from inspect import getsource
 from textwrap import dedent
 from types import CodeType
@@ -23,6 +24,7 @@ import pytest
 from paigeant_celery.activities.functions import in_own_thread
 from paigeant_celery.activities.stacks import frame_of
 from paigeant_celery.worker.loop import ProcessLoop
+from paigeant_celery.worker.pulse import Pulse
 
 T = TypeVar("T")
 
@@ -376,6 +378,31 @@ def test_a_blocked_loop_is_left_and_the_next_coroutine_runs_on_a_new_one() -> No
 
         assert run(loop, where(), timeout=PATIENCE) is not first
         release.set()
+
+
+def test_a_process_that_has_left_a_blocked_loop_and_is_idle_gives_no_sign_that_grows_old() -> None:
+    """A probe would hold it for hung until the next step came, which may take hours."""
+    pulse, release, begun = Pulse(), threading.Event(), threading.Event()
+    loop = ProcessLoop(turned=partial(pulse.give, "loop"), left=partial(pulse.take_back, "loop"))
+
+    async def block() -> None:
+        begun.set()
+        release.wait(PATIENCE)
+
+    def sign() -> float | None:
+        (beat,) = pulse.of({os.getpid()})
+        return beat.loop
+
+    with loop.running(block()):
+        assert begun.wait(PATIENCE)
+        assert sign() is not None
+        assert loop.leave_if_blocked(0.05)
+        left = sign()
+        release.set()
+    run(loop, asyncio.sleep(0))
+
+    assert left is None
+    assert sign() is not None, "the next loop gives signs"
 
 
 def _code_of(thread: int) -> CodeType:

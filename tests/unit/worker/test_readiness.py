@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,8 +12,9 @@ from typing import Any, cast
 import pytest
 from celery.concurrency.solo import TaskPool as SoloPool
 
+from paigeant_celery.worker import pulse as pulse_module
 from paigeant_celery.worker import readiness
-from paigeant_celery.worker.pulse import Pulse
+from paigeant_celery.worker.pulse import REMEMBERED, Pulse
 from paigeant_celery.worker.readiness import FRESH, Report, answer_of, file_of, read_file
 
 NODE = "celery@host"
@@ -24,6 +26,7 @@ def runtime(**known: Any) -> Any:
         "shutdown": SimpleNamespace(asked=False),
         "outdated": False,
         "served": frozenset({"draft"}),
+        "had_queues": True,
         "swept_at": time.monotonic(),
         "sweep_failure": "",
         "pulse": Pulse(),
@@ -49,7 +52,9 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     [
         ({}, []),
         ({"swept_at": None}, []),  # without a store
-        ({"served": frozenset(), "swept_at": 0.0}, []),  # it serves nothing, and so does not sweep
+        ({"served": frozenset(), "had_queues": False, "swept_at": 0.0}, []),  # it serves nothing, so does not sweep
+        ({"served": frozenset()}, ["reads_nothing"]),  # somebody has cancelled its consumers
+        ({"served": frozenset(), "outdated": True}, ["outdated"]),  # it has cancelled them itself
         ({"served": None}, ["starting"]),
         ({"shutdown": SimpleNamespace(asked=True)}, ["ending"]),
         ({"outdated": True}, ["outdated"]),
@@ -73,6 +78,29 @@ def test_a_sign_that_never_came_is_no_silence() -> None:
     assert beat.loop < 15
     assert beat.lease is None
     assert list(pulse.of({1})) == []
+
+
+def test_a_process_whose_claims_all_fail_is_not_ready_until_one_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main process sweeps well, and each message that it hands over goes back to its queue."""
+    now, pulse = [1000.0], Pulse()
+    monkeypatch.setattr(pulse_module.time, "monotonic", lambda: now[0])
+    worker = runtime(pulse=pulse, swept_at=None)
+
+    def after(seconds: float, tell: Callable[[], object] = lambda: None) -> list[str]:
+        now[0] += seconds
+        tell()
+        return codes(worker)
+
+    assert after(0, pulse.claim_failed) == []  # a moment without the store is none
+    assert after(10, pulse.claim_failed) == []
+    assert after(10, pulse.claim_failed) == ["claims_fail"]
+    assert after(1, pulse.claim_answered) == []
+    assert after(50) == []
+    assert after(1, pulse.claim_failed) == []  # it is counted anew
+    assert after(20, pulse.claim_failed) == ["claims_fail"]
+    assert after(REMEMBERED + 1) == []  # nothing was tried since, so nobody knows
+    assert after(1, pulse.claim_failed) == []
+    assert after(20, pulse.claim_failed) == ["claims_fail"]
 
 
 def test_a_child_gives_its_own_signs(monkeypatch: pytest.MonkeyPatch) -> None:

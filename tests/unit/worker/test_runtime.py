@@ -24,6 +24,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.activities.stacks import frame_of
+from paigeant_celery.broker import metrics
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import HopFailed, OutdatedVersion, StoreCorrupt, Unreachable
@@ -593,6 +594,30 @@ def test_a_time_limit_while_a_server_is_away_gives_the_message_back(
 
     assert caught.value.requeue
     assert (bench.record().state, len(clock.waits)) == ("running", 5)
+
+
+@pytest.mark.parametrize(
+    ("operation", "counted"), [("claim", "paigeant.deliveries.put_back"), ("complete", "paigeant.hops")]
+)
+def test_a_message_that_goes_back_is_counted_as_an_attempt_only_if_one_had_begun(
+    bench: Bench, first: Arrival, clock: Clock, monkeypatch: pytest.MonkeyPatch, operation: str, counted: str
+) -> None:
+    """In an outage the same few messages go round, and a dashboard would show a storm of attempts."""
+    seen: list[tuple[str, str]] = []
+
+    def record(name: str, amount: float, attributes: dict[str, str]) -> None:
+        if "paigeant.outcome" in attributes and not name.startswith("messaging."):
+            seen.append((name, attributes["paigeant.outcome"]))
+
+    monkeypatch.setattr(metrics, "_record", record)
+    bench.failing[operation] = away(1000)
+
+    with pytest.raises(Reject):
+        bench.runtime.perform(first)
+
+    assert seen == [(counted, "put_back")]
+    (beat,) = bench.runtime.pulse.of({os.getpid()})
+    assert (beat.failing is not None) is (operation == "claim")
 
 
 # A store that loses its data.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 from celery.worker import state as worker_state
 from celery.worker.control import inspect_command
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.worker.app_state import installation_of
-from paigeant_celery.worker.serving import queue_names
+from paigeant_celery.worker.serving import read_now
 from paigeant_celery.worker.versions import versions_here
 
 __all__ = ["TELL", "let_workers_tell"]
@@ -36,7 +36,7 @@ def _told(state: Any, **_: Any) -> dict[str, object]:
         "mode": transport.mode,
         "store": transport.store_address,
         "prefix": transport.settings.prefix,
-        "serves": list(_served(state)),
+        "serves": _served(transport),
         "pool": POOLS.get(kind := type(pool).__module__.rpartition(".")[2], kind),
         "slots": state.consumer.controller.stats().get("pool", {}).get("max-concurrency"),
         "running": sum(transport.names.activity(request.name) is not None for request in _active()),
@@ -44,12 +44,10 @@ def _told(state: Any, **_: Any) -> dict[str, object]:
     }
 
 
-def _served(state: Any) -> Iterator[dict[str, str]]:
-    transport, consumed = installation_of(state.app).transport, state.app.amqp.queues.consume_from
-    for name in sorted((*registry.names(), *registry.built_in)):
-        queue = next((queue for queue in queue_names(transport, name) if queue in consumed), None)
-        if queue is not None:
-            yield {"name": name, "kind": registry.get(name).kind, "queue": queue}
+def _served(transport: CeleryTransport) -> list[dict[str, str]]:
+    return [
+        {"name": name, "kind": registry.get(name).kind, "queue": queue} for name, queue in read_now(transport).items()
+    ]
 
 
 def _active() -> tuple[Any, ...]:
