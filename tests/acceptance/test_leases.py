@@ -17,7 +17,7 @@ from paigeant_celery import FunctionSpec, StepPolicy, WorkflowDispatcher, Workfl
 from tests.support.processes import Deployment, Process, deployment, eventually
 
 WITHIN = 60.0  # seconds for what takes a few, most of it the start of workers
-LEASE = 2.0  # seconds
+LEASE = 4.0  # seconds
 HELD = 3 * LEASE
 FOR_GOOD = 3600.0
 BRIEF = 1.5  # seconds that a step may take which hangs

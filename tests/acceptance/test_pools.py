@@ -14,8 +14,8 @@ from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, Work
 from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually, run_script
 
 WITHIN = 20.0
-LEASE = 0.6  # seconds
-LONG = 1.2  # seconds, more than a lease
+LEASE = 1.0  # seconds
+LONG = 2.0  # seconds, more than a lease
 
 pytestmark = [pytest.mark.together, pytest.mark.xdist_group("short leases")]
 

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from paigeant_celery import ActivitySpec, DeadLetters, FunctionSpec, Inbox, parallel, sleep_for, wait_for
+from paigeant_celery.activities.registry import registry
 from tests.support.processes import eventually
 from tests.support.runbook import PAGE, Situation, replaced, situations
 from tests.support.scenes import WITHIN, Scene
@@ -406,12 +407,13 @@ def test_each_situation_looks_and_ends_as_the_page_says(
     assert title in SITUATIONS, f"docs/runbook.md has no situation {title!r}"
     assert title in SCENES, f"no scene shows what docs/runbook.md says of {title!r}"
     situation = next(each for each in situations(PAGE.read_text(encoding="utf-8")) if each.title == title)
-    shop = Scene(situation, own_redis(*DURABLE), tmp_path)
-    try:
-        SCENES[title](shop)
-        shop.is_over()
-    finally:
-        shop.made.remove()
+    with registry.isolated():  # a dispatcher that knows nothing of the shop's agents, nor of those of other tests
+        shop = Scene(situation, own_redis(*DURABLE), tmp_path)
+        try:
+            SCENES[title](shop)
+            shop.is_over()
+        finally:
+            shop.made.remove()
 
 
 def test_no_command_stands_in_the_page_that_is_not_typed() -> None:
