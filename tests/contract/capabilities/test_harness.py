@@ -33,8 +33,8 @@ APART = {
     "absurd": {"AbsurdDurability"}, "aws_lambda": {"AWSLambdaDurability"}, "boxlite_sandbox": {"BoxLiteSandbox"},
     "browser_use": {"BrowserUse"}, "daytona_sandbox": {"DaytonaSandbox"}, "e2b_sandbox": {"E2BSandbox"},
     "exa": {"ExaAgent", "ExaSearch"}, "logfire": {"ManagedPrompt"}, "modal_sandbox": {"ModalSandbox"},
-    "pgtask": {"PGTaskDurability"}, "playwright": {"PlaywrightBrowser"},
-    "prompt_injection_defender": {"PromptInjectionDefender"}, "render": {"RenderWorkflows"},
+    "pgtask": {"PGTaskDurability"}, "prompt_injection_defender": {"PromptInjectionDefender"},
+    "render": {"RenderWorkflows"},
     "smol_sandbox": {"SmolSandbox"}, "sprites_sandbox": {"SpritesSandbox"}, "youdotcom": {"YouResearch", "YouSearch"},
 }  # fmt: skip
 
